@@ -1,0 +1,177 @@
+import copy
+import warnings
+
+import pytest
+import timm
+import torch
+
+from alignmix_timm import choose_point
+from alignmix_timm.effect import alignment_effect
+from alignmix_timm.hooks import attach
+
+# model, image size, module, layout, prefix tokens, map size: the second-last spatial block, read off the networks
+EXPECTED = [
+    ("resnet18", 224, "layer4.0", "NCHW", 0, (7, 7)),
+    ("resnet50", 224, "layer4.1", "NCHW", 0, (7, 7)),
+    ("resnet18", 64, "layer3.1", "NCHW", 0, (4, 4)),
+    ("resnet18", 32, "layer2.1", "NCHW", 0, (4, 4)),
+    ("convnext_atto", 224, "stages.3.blocks.0", "NCHW", 0, (7, 7)),
+    ("regnety_002", 224, "s4.b6", "NCHW", 0, (7, 7)),
+    ("efficientnet_b0", 224, "blocks.5.3", "NCHW", 0, (7, 7)),
+    ("vgg11", 224, "features", "NCHW", 0, (7, 7)),
+    ("swin_tiny_patch4_window7_224", 224, "layers.3.blocks.0", "NHWC", 0, (7, 7)),
+    ("vit_tiny_patch16_224", 224, "blocks.10", "NLC", 1, (14, 14)),
+    ("vit_small_patch14_reg4_dinov2", 518, "blocks.10", "NLC", 5, (37, 37)),
+    ("deit_tiny_distilled_patch16_224", 224, "blocks.10", "NLC", 2, (14, 14)),
+    ("cait_xxs24_224", 224, "blocks.22", "NLC", 0, (14, 14)),
+    ("mixer_s32_224", 224, "blocks.6", "NLC", 0, (7, 7)),
+    ("mvitv2_tiny", 224, "stages.3.blocks.0", "NLC", 0, (7, 7)),
+]
+
+
+def on_meta(name: str, **options: object) -> torch.nn.Module:
+    with torch.device("meta"):
+        return timm.create_model(name, **options)
+
+
+@pytest.mark.parametrize(("name", "size", "module", "kind", "prefix", "map_size"), EXPECTED)
+def test_default_point(name: str, size: int, module: str, kind: str, prefix: int, map_size: tuple[int, int]) -> None:
+    point = choose_point(on_meta(name), (3, size, size))
+    assert (point.feature_module, point.layout.kind, point.layout.num_prefix) == (module, kind, prefix)
+    assert point.map_size == map_size
+    assert "spatial operation follows" in point.reason
+
+
+def test_small_images_say_what_was_passed_over(caplog: pytest.LogCaptureFixture) -> None:
+    assert "layer3.1 passed over because its map is 2 x 2" in choose_point(on_meta("resnet18"), (3, 32, 32)).reason
+    assert "passed over" in caplog.text
+
+
+def test_default_size_is_the_one_the_model_was_built_for() -> None:
+    assert choose_point(on_meta("vit_tiny_patch16_224", img_size=96, in_chans=1)).input_size == (1, 96, 96)
+    assert choose_point(on_meta("test_resnet")).input_size == (3, 160, 160)
+
+
+def test_images_need_not_be_square() -> None:
+    point = choose_point(on_meta("vit_tiny_patch16_224", img_size=(96, 160)))
+    assert (point.layout.num_prefix, point.map_size) == (1, (6, 10))
+    assert choose_point(on_meta("swin_tiny_patch4_window7_224", img_size=(224, 448))).map_size == (7, 14)
+
+
+def test_classifiers() -> None:
+    assert choose_point(on_meta("resnet18")).classifiers == ("fc",)
+    assert choose_point(on_meta("convnext_atto")).classifiers == ("head.fc",)
+    assert choose_point(on_meta("deit_tiny_distilled_patch16_224")).classifiers == ("head", "head_dist")
+
+
+@pytest.mark.parametrize("name", ["resnet18", "levit_128s", "vit_tiny_patch16_224"])
+def test_choosing_leaves_the_model_as_it_was(name: str) -> None:
+    net = timm.create_model(name).train()
+    net.get_submodule(choose_point(net).feature_module).eval()
+    next(net.parameters()).requires_grad_(False)
+    state = copy.deepcopy(net.state_dict())
+    flags = [module.training for module in net.modules()], [p.requires_grad for p in net.parameters()]
+    random_state = torch.get_rng_state()
+    choose_point(net)
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert flags == ([module.training for module in net.modules()], [p.requires_grad for p in net.parameters()])
+    assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
+    assert not any(module._forward_hooks for module in net.modules())
+    assert net.eval()(torch.zeros(1, 3, 224, 224)).isfinite().all()  # no fake tensor was left in a cache
+
+
+def test_override_by_name_and_index() -> None:
+    net = on_meta("resnet18")
+    assert choose_point(net, feature_module="layer3").map_size == (14, 14)
+    assert choose_point(net, feature_module=-1).feature_module == "layer4.1"
+    assert choose_point(net, feature_module=-2).feature_module == "layer4.0"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("layer5", "'layer5' does not exist in ResNet"),
+        ("fc", r"'fc' has no spatial positions, it returns \('B', 1000\)"),
+        ("global_pool", "'global_pool' has no spatial positions"),
+        (99, "feature_module must be an index into"),
+    ],
+)
+def test_bad_override_is_named(override: str | int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose_point(on_meta("resnet18"), feature_module=override)
+
+
+def test_small_and_partial_overrides_warn() -> None:
+    with pytest.warns(UserWarning, match="the map at 'layer4.0' is 1 x 2, under 4 x 4"):
+        choose_point(on_meta("resnet18"), (3, 32, 64), "layer4.0")
+    with pytest.warns(UserWarning, match="what by-passes it is not mixed"):
+        choose_point(on_meta("resnet18"), feature_module="layer4.0.conv1")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("crossvit_9_240", {}, "has no map of at least 4 x 4 positions on which the logits depend alone"),
+        ("vit_tiny_patch16_224", {"img_size": 32}, "Use larger images"),
+    ],
+)
+def test_no_usable_point_is_an_error(name: str, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose_point(on_meta(name, **options))
+
+
+def test_not_a_classifier_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"has no get_classifier\(\)"):
+        choose_point(torch.nn.Conv2d(3, 3, 3))
+
+
+def test_wrong_image_size_keeps_the_models_own_error() -> None:
+    with pytest.raises(ValueError, match="does not run on images of size") as caught:
+        choose_point(on_meta("vit_tiny_patch16_224"), (3, 50, 50))
+    assert caught.value.__cause__ is not None
+
+
+EFFECT_MODELS = (
+    "resnet18",
+    "resnet50",
+    "convnext_atto",
+    "regnety_002",
+    "swin_tiny_patch4_window7_224",
+    "vit_tiny_patch16_224",
+)
+
+
+@pytest.mark.parametrize("name", EFFECT_MODELS)
+def test_alignment_matters_at_the_default_point(name: str) -> None:
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=10)
+    assert alignment_effect(net, choose_point(net)) > 1e-2
+
+
+def test_alignment_is_a_no_op_at_the_last_map() -> None:
+    torch.manual_seed(0)
+    resnet, vit = timm.create_model("resnet18", num_classes=10), timm.create_model("vit_tiny_patch16_224")
+    assert alignment_effect(resnet, choose_point(resnet, feature_module="layer4")) < 1e-4
+    assert alignment_effect(vit, choose_point(vit, feature_module="blocks.11")) == 0
+
+
+def test_a_degenerate_override_warns_with_the_measured_difference() -> None:
+    net = timm.create_model("resnet18", num_classes=10)
+    with pytest.warns(UserWarning, match=r"alignment has no effect at 'layer4'.*differ by .*e-0.*'layer4.0'"):
+        attach(net, feature_module="layer4").detach()
+
+
+def test_a_fresh_default_does_not_warn() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach(timm.create_model("resnet18")).detach()
+        attach(timm.create_model("convnext_atto"), feature_module="stages.3.blocks.0").detach()
+
+
+def test_measuring_leaves_the_model_as_it_was() -> None:
+    net = timm.create_model("resnet18")
+    state, random_state = copy.deepcopy(net.state_dict()), torch.get_rng_state()
+    alignment_effect(net, choose_point(net))
+    assert net.training
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
