@@ -1,0 +1,32 @@
+"""AlignMix for timm and Hugging Face: mixup of images whose feature maps were aligned by optimal transport."""
+
+from .collate import AlignMixCollator
+from .functional import align, alignmix, mix, mix_targets
+from .hooks import MixingHooks, attach
+from .model import AlignMix, AlignMixModel, AlignMixOutput
+from .params import MODES, MixParams, Mode, draw
+from .points import MixingPoint, choose_point
+from .sinkhorn import Transport, assign
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "MODES",
+    "AlignMix",
+    "AlignMixCollator",
+    "AlignMixModel",
+    "AlignMixOutput",
+    "MixParams",
+    "MixingHooks",
+    "MixingPoint",
+    "Mode",
+    "Transport",
+    "align",
+    "alignmix",
+    "assign",
+    "attach",
+    "choose_point",
+    "draw",
+    "mix",
+    "mix_targets",
+]

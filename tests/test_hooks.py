@@ -1,0 +1,160 @@
+"""The drop-in for timm.data.Mixup, and what goes wrong loudly."""
+
+import math
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from alignmix_timm import AlignMix, AlignMixModel, attach, draw
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model("test_resnet", num_classes=4).train()
+
+
+def images(batch: int = 4) -> Tensor:
+    return torch.randn(batch, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_drop_in_equals_the_wrapper(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    labels, criterion = torch.tensor([3, 0, 1, 1]), nn.CrossEntropyLoss()
+    mixup_fn = AlignMix(net, num_classes=4, seed=5)
+    losses = []
+    for _ in range(8):
+        x, y = mixup_fn(images(), labels)
+        losses.append(criterion(net(x), y))
+    mixup_fn.detach()
+    model = AlignMixModel(net).train()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    for step, loss in enumerate(losses):
+        assert torch.allclose(model(images(), labels, draw(4, 5, step)).loss, loss, atol=1e-5)
+    assert len({loss.item() for loss in losses}) == 8
+
+
+def test_mixup_enabled_turns_mixing_off(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net, label_smoothing=0.1)
+    mixup_fn.mixup_enabled = False
+    x, y = mixup_fn(images(), torch.arange(4))
+    assert torch.equal(x, images())
+    assert torch.allclose(y, timm.data.mixup.mixup_target(torch.arange(4), 4, lam=1.0, smoothing=0.1))
+    net(x)
+
+
+def test_validation_between_batches_is_not_mixed(net: nn.Module) -> None:
+    expected = net.eval()(images())
+    mixup_fn = AlignMix(net, modes=("feat",))
+    x, _ = mixup_fn(images(), torch.arange(4))
+    assert torch.equal(net(x), expected)  # eval mode: nothing happens, and the batch stays to be mixed
+    with pytest.raises(RuntimeError, match=r"mode 'feat', but the hook on 'layer3.0' did not run.*eval mode"):
+        mixup_fn(images(), torch.arange(4))
+
+
+def test_a_batch_that_no_hook_mixed_is_an_error(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net, modes=("embed",))
+    mixup_fn(images(), torch.arange(4))
+    other = timm.create_model("test_resnet", num_classes=4)
+    other(images())
+    with pytest.raises(RuntimeError, match="the hook on 'fc' did not run"):
+        mixup_fn(images(), torch.arange(4))
+    with pytest.raises(RuntimeError, match="the hook on 'fc' did not run"):
+        mixup_fn.hooks.check()
+
+
+def test_a_forward_pass_without_fresh_parameters_is_an_error(net: nn.Module) -> None:
+    net(images())  # before the first batch nothing is expected
+    mixup_fn = AlignMix(net)
+    for _ in range(5):
+        x, _ = mixup_fn(images(), torch.arange(4))
+        net(x)
+        with pytest.raises(RuntimeError, match="without fresh mixing parameters"):
+            net(x)
+    mixup_fn.hooks.disarm()
+    net(images())
+
+
+def test_another_batch_than_the_drawn_one_is_an_error(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net, modes=("feat",))
+    mixup_fn(images(), torch.arange(4))
+    with pytest.raises(RuntimeError, match="drawn for 4 examples, the model got 3"):
+        net(images(3))
+
+
+def test_non_finite_features_are_noticed_by_the_next_batch(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net, modes=("feat",))
+    x, _ = mixup_fn(images(), torch.arange(4))
+    x[0, 0, 0, 0] = math.inf
+    net(x)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        mixup_fn(images(), torch.arange(4))
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_activation_checkpointing_recomputes_the_same_mix(net: nn.Module, use_reentrant: bool) -> None:
+    def gradient(checkpoint: bool) -> tuple[Tensor, Tensor]:
+        net.zero_grad()
+        mixup_fn = AlignMix(net, modes=("feat",), seed=3, feature_module="layer2")
+        x, y = mixup_fn(images().requires_grad_(), torch.arange(4))
+        plain = net.forward_features
+        if checkpoint:
+            net.forward_features = lambda z: torch.utils.checkpoint.checkpoint(plain, z, use_reentrant=use_reentrant)
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        net.forward_features = plain
+        mixup_fn.detach()
+        return loss, net.conv1[0].weight.grad.clone()
+
+    plain, checkpointed = gradient(False), gradient(True)
+    assert torch.equal(plain[0], checkpointed[0])
+    assert torch.equal(plain[1], checkpointed[1])
+
+
+def test_distilled_models_mix_both_heads() -> None:
+    torch.manual_seed(0)
+    net = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=4, img_size=64, depth=2).train()
+    hooks = attach(net, feature_module="blocks.0")
+    embeddings = {}
+    net.head.register_forward_hook(lambda m, args, out: embeddings.update(first=args[0]))
+    net.head_dist.register_forward_hook(lambda m, args, out: embeddings.update(second=args[0]))
+    hooks.arm(draw(4, 0, 0, prob=0.0), (3, 64, 64))
+    net(images())
+    plain = dict(embeddings)
+    params = draw(4, 0, 0, modes=("embed",))
+    hooks.arm(params, (3, 64, 64))
+    net(images())
+    for head in ("first", "second"):
+        lam = params.lam[:, None]
+        assert torch.allclose(embeddings[head], lam * plain[head] + (1 - lam) * plain[head][params.perm], atol=1e-5)
+
+
+def test_blocks_that_return_tuples() -> None:
+    torch.manual_seed(0)
+    net = timm.create_model("mvitv2_tiny", num_classes=4, img_size=64).train()
+    mixup_fn = AlignMix(net, modes=("feat",), input_size=(3, 64, 64), feature_module="stages.1.blocks.1")
+    x, _ = mixup_fn(images(), torch.arange(4))
+    mixed = net(x)
+    mixup_fn.mixup_enabled = False
+    x, _ = mixup_fn(images(), torch.arange(4))
+    assert not torch.allclose(net(x), mixed, atol=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["embed", "feat"])
+def test_compiled_network_mixes_without_graph_breaks(net: nn.Module, mode: str) -> None:
+    mixup_fn = AlignMix(net, modes=(mode,), input_size=(3, 64, 64))
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    for step in range(3):
+        mixup_fn.step = step
+        x, y = mixup_fn(images(), torch.arange(4))
+        loss = nn.functional.cross_entropy(compiled(x), y)
+        mixup_fn.step = step
+        x, y = mixup_fn(images(), torch.arange(4))
+        assert torch.allclose(nn.functional.cross_entropy(net(x), y), loss, atol=1e-4)
+    assert torch._dynamo.utils.counters["graph_break"] == {}
