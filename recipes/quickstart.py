@@ -1,0 +1,153 @@
+"""Train a small timm model with AlignMix, and the same model without mixing, on real images.
+
+    accelerate launch recipes/quickstart.py
+    accelerate launch recipes/quickstart.py --train-size 10000 --augment --epochs 12
+    accelerate launch recipes/quickstart.py --data path/or/name --model resnet18 --image-size 64 --epochs 3
+
+By default it trains on 2,500 images without any other augmentation: few enough for a network to learn them by heart,
+which is what mixing is there to prevent. With all images and a short training, expect no gain.
+
+Prints a table of both, saves the AlignMix model as a folder that plain timm loads, and draws two pictures.
+"""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import pictures
+import timm
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed, tqdm
+from images import Images, load
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from alignmix_timm import AlignMixCollator, AlignMixModel
+from alignmix_timm.evaluation.calibration import expected_calibration_error
+
+EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
+
+
+def main() -> None:
+    args = parse_args()
+    accelerator = Accelerator()
+    train, test, names = load(args.data, args.image_size, args.image_column, args.label_column)
+    train = train.subset(args.train_size, args.seed, args.augment)
+    table = {}
+    for method, prob in (("no mixing", 0.0), ("AlignMix", 1.0)):
+        set_seed(args.seed)  # both start from the same weights and see the same images in the same order
+        start = time.perf_counter()
+        net = timm.create_model(args.model, num_classes=len(names))
+        model = fit(net, train, prob, method, args, accelerator)
+        table[method] = {**evaluate(model, test, accelerator), "seconds": time.perf_counter() - start}
+        accelerator.free_memory()
+    if not accelerator.is_main_process:
+        return
+    print_table(table, len(train), args)
+    save(net, names, args.out / "model", args.image_size)
+    reloaded = timm.create_model(f"local-dir:{args.out / 'model'}", pretrained=True).to(accelerator.device)
+    accuracy = measure(*predict(reloaded, test, accelerator.device))["top-1 %"]
+    print(f"Plain timm reloads {args.out / 'model'}: top-1 {accuracy:.2f} %.")
+    if accuracy != table["AlignMix"]["top-1 %"]:
+        raise SystemExit(f"the reloaded model has another accuracy than {table['AlignMix']['top-1 %']:.2f} %.")
+    pictures.mixed_inputs(train, names, args.out / "mixed_inputs.png", args.seed)
+    pictures.alignment(net, test, names, args.out / "alignment.png")
+    print(f"Look at {args.out / 'mixed_inputs.png'} and {args.out / 'alignment.png'}.")
+
+
+def fit(
+    net: Any, train: Images, prob: float, method: str, args: argparse.Namespace, accelerator: Accelerator
+) -> nn.Module:
+    """Train in place: SGD with Nesterov momentum, one cycle of the learning rate."""
+    collator = AlignMixCollator(seed=args.seed, num_classes=net.num_classes, prob=prob)
+    loader = DataLoader(train, args.batch_size, shuffle=True, drop_last=True, collate_fn=collator)
+    model = AlignMixModel(net, input_size=train.size)
+    if prob > 0:
+        accelerator.print(f"AlignMix mixes {model.hooks.point}.")
+    optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    steps = args.epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=steps)
+    model.train()
+    with tqdm(total=steps * args.batch_size * accelerator.num_processes, unit="img", desc=method) as bar:
+        for _ in range(args.epochs):
+            for batch in loader:
+                loss = model(**batch).loss
+                accelerator.backward(loss)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                bar.update(args.batch_size * accelerator.num_processes)
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+    return model
+
+
+def evaluate(model: nn.Module, test: Images, accelerator: Accelerator) -> dict[str, float]:
+    """Measure on exactly the rows of the test set, whatever the number of processes."""
+    loader = accelerator.prepare(DataLoader(test, 500, collate_fn=AlignMixCollator()))
+    logits, labels = [], []
+    model.eval()
+    with torch.no_grad():
+        for batch in loader:
+            pair = accelerator.gather_for_metrics((model(**batch).logits, batch["labels"]))
+            logits.append(pair[0])
+            labels.append(pair[1])
+    return measure(torch.cat(logits), torch.cat(labels))
+
+
+@torch.no_grad()
+def predict(net: nn.Module, test: Images, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Logits and labels of the test set, by a plain timm model."""
+    net.eval()
+    batches = [net(images.to(device)) for images, _ in DataLoader(test, 500)]
+    return torch.cat(batches), test.labels.to(device)
+
+
+def measure(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracies and calibration error in percent, and the loss."""
+    ranked = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    return {
+        "top-1 %": 100 * ranked[:, 0].double().mean().item(),
+        "top-5 %": 100 * ranked.any(1).double().mean().item(),
+        "loss": nn.functional.cross_entropy(logits.float(), labels).item(),
+        "ECE %": 100 * expected_calibration_error(logits, labels),
+    }
+
+
+def print_table(table: dict[str, dict[str, float]], count: int, args: argparse.Namespace) -> None:
+    print(f"\n{args.model}, {count} training images, {args.epochs} epochs, seed {args.seed}")
+    columns = list(next(iter(table.values())))
+    print(f"{'':12s}" + "".join(f"{column:>10s}" for column in columns))
+    for method, row in table.items():
+        print(f"{method:12s}" + "".join(f"{row[column]:10.2f}" for column in columns))
+    print("One seed: repeat with --seed 1, 2, ... before you believe a difference.\n")
+
+
+def save(net: Any, names: list[str], folder: Path, image_size: int) -> None:
+    """Write config.json and model.safetensors, from which plain ``timm.create_model('local-dir:...')`` restores."""
+    config: dict[str, Any] = {"input_size": (3, image_size, image_size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    net.pretrained_cfg = {**net.pretrained_cfg, **config, "crop_pct": 1.0, "num_classes": len(names)}
+    timm.models.save_for_hf(net, str(folder), model_config={"label_names": names}, safe_serialization=True)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=EMBEDDED, help="name or folder for datasets.load_dataset")
+    parser.add_argument("--image-column", help="default: the first column of images")
+    parser.add_argument("--label-column", help="default: the first column of class labels")
+    parser.add_argument("--model", default="test_resnet", help="any name of timm.list_models()")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--epochs", type=int, default=32)
+    parser.add_argument("--train-size", type=int, default=2500, help="use this many training images, at random")
+    parser.add_argument("--augment", action="store_true", help="random crops and flips as well")
+    parser.add_argument("--batch-size", type=int, default=64, help="for each process")
+    parser.add_argument("--lr", type=float, default=0.1)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("quickstart"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

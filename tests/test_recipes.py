@@ -1,0 +1,55 @@
+"""The recipes as a user starts them: real processes, real files."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
+TWO_PROCESSES = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
+
+
+def launch(folder: Path, *args: object, options: tuple[str, ...] = (), expect: int = 0) -> str:
+    """Run ``accelerate launch`` in a folder, and return what it printed."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(ROOT / "recipes" / "quickstart.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, *map(str, args)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("options", [(), (*TWO_PROCESSES, "--main_process_port=29631")], ids=["one", "two"])
+def test_quickstart(tmp_path: Path, options: tuple[str, ...]) -> None:
+    printed = launch(tmp_path, "--epochs", 6, options=options)
+    rows = dict(re.findall(r"^(no mixing|AlignMix) +([\d.]+) ", printed, re.MULTILINE))
+    assert min(float(accuracy) for accuracy in rows.values()) > 50  # chance is 10
+    assert "img/s" in printed
+    assert re.search(rf"Plain timm reloads quickstart/model: top-1 {rows['AlignMix']} %", printed)
+    net = timm.create_model(f"local-dir:{tmp_path / 'quickstart' / 'model'}", pretrained=True)
+    assert net.pretrained_cfg["label_names"][9] == "Ankle boot"
+    assert net.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    for picture in ("mixed_inputs.png", "alignment.png"):
+        data = (tmp_path / "quickstart" / picture).read_bytes()
+        assert data.startswith(b"\x89PNG")
+        assert len(data) > 20_000
+
+
+def test_quickstart_refuses_data_without_the_columns(tmp_path: Path) -> None:
+    data = ROOT / "recipes" / "data" / "fashion_mnist"
+    printed = launch(tmp_path, "--data", data, "--label-column", "class", expect=1)
+    assert "must be among the columns ['image', 'label']" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SHARED.exists(), reason="the full Fashion-MNIST is not there")
+def test_quickstart_on_another_dataset_and_model(tmp_path: Path) -> None:
+    printed = launch(tmp_path, "--data", SHARED, "--model", "test_vit3", "--image-size", 160, "--epochs", 1)
+    assert "AlignMix mixes features at blocks" in printed
