@@ -1,0 +1,42 @@
+"""What a user installs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import alignmix_timm
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_wheel_holds_the_package_and_its_types(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", tmp_path / "wheel", ROOT], check=True, timeout=200)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True, timeout=200)
+    assert (tmp_path / "site" / "alignmix_timm" / "py.typed").exists()
+    script = "import alignmix_timm as a, alignmix_timm.evaluation.calibration; print(a.__file__, a.__version__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    printed = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    ).stdout
+    assert printed.split() == [str(tmp_path / "site/alignmix_timm/__init__.py"), alignmix_timm.__version__]
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    for name in alignmix_timm.__all__:
+        item = getattr(alignmix_timm, name)
+        assert item.__doc__ or name in ("MODES", "Mode"), name
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    command = (ROOT / ".ci" / "run").read_text().strip().splitlines()[-1]
+    assert command in (ROOT / "README.md").read_text().splitlines()
+
+
+def test_python_in_the_readme_runs(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    subprocess.run([sys.executable, "-c", "\n".join(blocks)], cwd=tmp_path, check=True, timeout=200)
