@@ -162,8 +162,8 @@ def solve(cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int) -> tuple[
     """
     start = epsilon.clamp_min(_START)
     num_stages = -(-num_iters // _STAGE)
-    columns_per_row = cost.shape[2] / cost.shape[1]
-    g = cost.new_zeros(cost.shape[0], 1, cost.shape[2])
+    columns_per_row, square = cost.shape[2] / cost.shape[1], cost.shape[1] == cost.shape[2]
+    g = cost.mean(1, keepdim=True)  # exact where the rows are alike
     for stage in range(num_stages):
         share = min(1.0, stage / (num_stages // 2)) if num_stages > 1 else 1.0
         stage_epsilon = start ** (1 - share) * epsilon**share
@@ -173,7 +173,7 @@ def solve(cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int) -> tuple[
         for iteration in range(min(_STAGE, num_iters - stage * _STAGE)):
             if iteration > 0:  # the softmax has just normalised the rows
                 u = _relax(u, torch.bmm(v, kernel.mT))
-            v = _relax(v, torch.bmm(u, kernel).mul_(columns_per_row))
+            v = _relax(v, torch.bmm(u, kernel) if square else torch.bmm(u, kernel).mul_(columns_per_row))
         g = g + stage_epsilon * v.log()
         del kernel
     logits = (g - cost).div_(epsilon)
@@ -183,8 +183,8 @@ def solve(cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int) -> tuple[
 
 def _relax(scaling: Tensor, marginal: Tensor) -> Tensor:
     """Move a scaling factor past the value that would normalise its marginal, by the relaxation exponent."""
-    ratio = marginal.mul_(scaling).clamp_min_(1 / _LIMIT)
-    return ratio.pow_(-_RELAXATION).mul_(scaling).clamp_(1 / _LIMIT, _LIMIT)
+    update = marginal.mul_(scaling).pow_(-_RELAXATION).mul_(scaling)
+    return update.clamp_(1 / _LIMIT, _LIMIT)  # 0 ** -x is inf: a marginal that underflowed ends at the limit
 
 
 @contextmanager
@@ -199,4 +199,5 @@ def _full_precision(device: torch.device) -> Iterator[None]:
             yield
     finally:
         for backend, precision in zip(backends, saved, strict=True):
-            backend.fp32_precision = precision
+            inherited = precision == torch.backends.fp32_precision  # type: ignore[attr-defined]
+            backend.fp32_precision = "none" if inherited else precision

@@ -77,6 +77,8 @@ def maps(kind: str, norm: float) -> tuple[torch.Tensor, torch.Tensor]:
         y = x
     elif kind == "two constants":
         x, y = x[:, :1].expand(-1, 49, -1), y[:, :1].expand(-1, 49, -1)
+    elif kind == "one constant":
+        x = x[:, :1].expand(-1, 49, -1)
     elif kind == "zero":
         x = y = torch.zeros_like(x)
     elif kind == "close":
@@ -88,7 +90,7 @@ def maps(kind: str, norm: float) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("norm", [1e-3, 1.0, 1e4])
 @pytest.mark.parametrize("cost_scale", ["mean", "raw"])
-@pytest.mark.parametrize("kind", ["random", "constant", "two constants", "zero", "close"])
+@pytest.mark.parametrize("kind", ["random", "constant", "one constant", "two constants", "zero", "close"])
 def test_rows_sum_to_one_for_every_input(dtype: torch.dtype, norm: float, cost_scale: str, kind: str) -> None:
     x, y = (tokens.to(dtype) for tokens in maps(kind, norm))
     for epsilon in (1e-3, 0.02, 10.0):
@@ -96,7 +98,7 @@ def test_rows_sum_to_one_for_every_input(dtype: torch.dtype, norm: float, cost_s
         assert (result.assignment.sum(2) - 1).abs().max() < 1e-5
         assert result.f.isfinite().all()
         assert result.g.isfinite().all()
-        if kind in ("constant", "two constants", "zero") and cost_scale == "mean":
+        if kind in ("constant", "one constant", "two constants", "zero") and cost_scale == "mean":
             # the rounding of the cost between two constants, below 1e-6, is divided by epsilon
             assert (result.assignment * 49 - 1).abs().max() < max(1e-6 / epsilon, 1e-5)
 
@@ -172,6 +174,17 @@ def test_precision_settings_do_not_matter_and_are_restored() -> None:
     finally:
         torch.set_float32_matmul_precision("highest")
     assert torch.equal(found, expected)
+
+
+def test_inherited_precision_stays_inherited() -> None:
+    x, y = pair()
+    torch.backends.fp32_precision = "tf32"
+    try:
+        assign(x, y)
+        torch.backends.fp32_precision = "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+    finally:
+        torch.backends.fp32_precision = "none"
 
 
 def test_half_precision_input_is_solved_in_fp32() -> None:
