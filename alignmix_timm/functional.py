@@ -20,7 +20,8 @@ def mix(first: Tensor, second: Tensor, lam: Tensor | float) -> Tensor:
         lam: Share of ``first`` in [0, 1]: one number, or one per example, [B].
 
     Returns:
-        Same shape and dtype as ``first``; computed in fp32 or better. Where ``lam`` is 1 it equals ``first``.
+        Same shape and dtype as ``first``; computed in fp32 or better. Where ``lam`` is 1 and
+        ``second`` is finite it equals ``first``.
 
     Raises:
         ValueError: shapes disagree, or ``lam`` is neither a scalar nor [B].
@@ -43,7 +44,8 @@ def align(y: Tensor, assignment: Tensor) -> Tensor:
         assignment: R with rows that sum to 1, [B, N, M]; no gradient flows through it (Algorithm 1, line 23).
 
     Returns:
-        Aligned tokens, [B, N, D] in the dtype of ``y``: each a convex combination of tokens of ``y``.
+        Aligned tokens, [B, N, D] in the dtype of ``y``, also under autocast: each a convex combination of tokens of
+        ``y``, to the precision of that dtype.
 
     Raises:
         ValueError: shapes disagree.
@@ -57,7 +59,8 @@ def align(y: Tensor, assignment: Tensor) -> Tensor:
         raise ValueError(
             f"assignment must be [B, N, M] for y [B, M, D], got {tuple(assignment.shape)} and {tuple(y.shape)}."
         )
-    return assignment.detach().to(y.dtype) @ y  # (B,N,M) @ (B,M,D) -> (B,N,D)
+    with torch.autocast(y.device.type, enabled=False):
+        return assignment.detach().to(y.dtype) @ y  # (B,N,M) @ (B,M,D) -> (B,N,D)
 
 
 def alignmix(

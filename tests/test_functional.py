@@ -30,8 +30,8 @@ def test_mix_with_lam_one_is_the_first_to_the_bit(dtype: torch.dtype) -> None:
 
 
 def test_half_precision_mixes_with_an_exact_lam() -> None:
-    first, second = torch.zeros(1, 1, dtype=torch.bfloat16), torch.full((1, 1), 512.0, dtype=torch.bfloat16)
-    assert mix(first, second, torch.tensor([0.001])).item() == 512 - 0.512 // 1  # lam itself would round to 0.00099945
+    first, second = torch.full((1, 1), 256.0, dtype=torch.bfloat16), torch.full((1, 1), -256.0, dtype=torch.bfloat16)
+    assert mix(first, second, torch.tensor([0.501])).item() == pytest.approx(0.512, abs=2e-3)  # 0 if lam were rounded
 
 
 def test_aligned_tokens_are_convex_combinations(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -39,6 +39,16 @@ def test_aligned_tokens_are_convex_combinations(pair: tuple[torch.Tensor, torch.
     aligned = align(y, assign(x, y).assignment)
     assert (aligned <= y.max(1, keepdim=True).values + 1e-4).all()
     assert (aligned >= y.min(1, keepdim=True).values - 1e-4).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_align_keeps_the_dtype_under_autocast(pair: tuple[torch.Tensor, torch.Tensor], dtype: torch.dtype) -> None:
+    x, y = pair
+    assignment = assign(x, y).assignment
+    with torch.autocast("cpu", torch.bfloat16):
+        aligned = align(y.to(dtype), assignment)
+    assert aligned.dtype == dtype
+    assert torch.allclose(aligned.float(), assignment @ y, atol=1e-5 if dtype == torch.float32 else 3e-2)
 
 
 def test_alignment_keeps_the_mean_when_converged(pair: tuple[torch.Tensor, torch.Tensor]) -> None:
