@@ -1,6 +1,8 @@
 """Whether alignment matters at a mixing point: the degeneracy check."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -9,17 +11,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .functional import align, mix
 from .points import MixingPoint
-from .sinkhorn import assign
+from .sinkhorn import CostScale, Transport, assign
 
 NO_EFFECT = 1e-3  # below this share of the logits, alignment does not matter
 
-_NUM_IMAGES = 8
+_NUM_IMAGES, _CONVERGED = 8, 200  # images, iterations
 _NOT_SCALES = ("bias", "token", "pos")
 
 
 @torch.no_grad()
-def alignment_effect(model: nn.Module, point: MixingPoint, seed: int = 0) -> float:
-    """Relative difference of the logits between aligned and unaligned mixing at a point.
+def alignment_effect(
+    model: nn.Module, point: MixingPoint, epsilon: float = 0.02, cost_scale: CostScale = "mean", seed: int = 0
+) -> float:
+    """Relative difference of the logits between aligned and unaligned mixing at a point, Sinkhorn converged.
 
     Around 1e-6, the rounding of fp32, alignment changes nothing there. Measured on smooth random images and a copy in
     eval mode, with batch-norm statistics of those images, and with scales that are initialised at or near zero (last
@@ -28,6 +32,7 @@ def alignment_effect(model: nn.Module, point: MixingPoint, seed: int = 0) -> flo
     Args:
         model: The model.
         point: From :func:`alignmix_timm.choose_point`.
+        epsilon, cost_scale: See :func:`alignmix_timm.sinkhorn.assign`.
         seed: Of the images and scales.
 
     Returns:
@@ -40,17 +45,20 @@ def alignment_effect(model: nn.Module, point: MixingPoint, seed: int = 0) -> flo
     coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator)
     images = F.interpolate(coarse, size=point.input_size[1:], mode="bilinear").to(device)
     _calibrate_batch_norm(copied, images)
-    aligned, unaligned = (_mixed_logits(copied, point, images, aligned) for aligned in (True, False))
+    solver = partial(assign, epsilon=epsilon, num_iters=_CONVERGED, cost_scale=cost_scale)
+    aligned, unaligned = (_mixed_logits(copied, point, images, solve) for solve in (solver, None))
     return float((aligned - unaligned).norm() / unaligned.norm())
 
 
-def _mixed_logits(model: nn.Module, point: MixingPoint, images: Tensor, aligned: bool) -> Tensor:
+def _mixed_logits(
+    model: nn.Module, point: MixingPoint, images: Tensor, solver: Callable[[Tensor, Tensor], Transport] | None
+) -> Tensor:
     def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         feats = output[0] if isinstance(output, tuple) else output
         tokens, prefix = point.layout.split(feats)
         partners, partner_prefix = point.layout.split(feats.roll(1, 0))
-        if aligned:
-            partners = align(partners, assign(tokens, partners, num_iters=200).assignment)
+        if solver is not None:
+            partners = align(partners, solver(tokens, partners).assignment)
         if prefix is not None and partner_prefix is not None:
             prefix = mix(prefix, partner_prefix, 0.5)
         feats = point.layout.join(mix(tokens, partners, 0.5), prefix, like=feats)

@@ -76,22 +76,22 @@ def choose_point(
     Raises:
         ValueError: no usable module, or ``feature_module`` is none; says what to try.
     """
-    size = _built_for(model) if input_size is None else tuple(input_size)
-    if len(size) != 3:
-        raise ValueError(f"input_size must be (channels, height, width), got {size}.")
-    maps = _Maps(model, size)
+    if input_size is not None and len(input_size) != 3:
+        raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
+    maps = _Maps(model, built_for(model) if input_size is None else input_size)
     if feature_module is None:
         name, reason = maps.deepest()
     else:
         name, reason = maps.override(feature_module), "chosen by hand"
     layout, map_size = maps.maps[name]
-    return MixingPoint(name, layout, map_size, maps.classifiers, size, reason)
+    return MixingPoint(name, layout, map_size, maps.classifiers, maps.input_size, reason)
 
 
 class _Maps:
     """The feature maps of a model, from one traced forward pass."""
 
     def __init__(self, model: nn.Module, input_size: tuple[int, int, int]) -> None:
+        self.input_size = input_size
         self.label = f"{type(model).__name__} at images of {input_size[1]} x {input_size[2]}"
         self.modules = dict(model.named_modules())
         self.classifiers = _classifiers(model)
@@ -101,6 +101,10 @@ class _Maps:
         for name, output in self.trace.outputs.items():
             if name and (found := _find_map(output, input_size, prefix)):
                 self.maps[name] = found
+        # What stands beside a classifier is its head, unless that is where the feature maps are.
+        parents = [classifier.rpartition(".")[0] for classifier in self.classifiers]
+        trunk = [parent for parent in parents if any(name.startswith(f"{parent}.") for name in self.maps)]
+        self.heads = [*self.classifiers, *(parent for parent in parents if parent and parent not in trunk)]
 
     def deepest(self) -> tuple[str, str]:
         """The last large enough block that a spatial operation follows, and the reason in words."""
@@ -143,9 +147,9 @@ class _Maps:
             raise ValueError(f"feature_module {wanted!r} {why} in {self.label}. Choose one of its blocks: {blocks}.")
         height, width = self.maps[wanted][1]
         if min(height, width) < MIN_SIZE:
-            warnings.warn(f"the map at {wanted!r} is {height} x {width}, under {MIN_SIZE} x {MIN_SIZE}.", stacklevel=4)
+            warnings.warn(f"the map at {wanted!r} is {height} x {width}, under {MIN_SIZE} x {MIN_SIZE}.", stacklevel=3)
         if not self.trace.dominates(wanted):
-            warnings.warn(f"the logits depend on more than {wanted!r}: what by-passes it is not mixed.", stacklevel=4)
+            warnings.warn(f"the logits depend on more than {wanted!r}: what by-passes it is not mixed.", stacklevel=3)
         return wanted
 
     def blocks(self) -> list[str]:
@@ -161,7 +165,7 @@ class _Maps:
                 and not self._in_head(name)
                 and self.trace.dominates(name)
             ):
-                found.setdefault(self.trace.outputs[name].grad_fn, name)
+                found.setdefault(self.trace.nodes[name], name)
         return list(found.values())
 
     def _is_spatial(self, name: str) -> bool:
@@ -183,8 +187,7 @@ class _Maps:
 
     def _in_head(self, name: str) -> bool:
         """Whether the module is a classifier or stands beside it in a head."""
-        heads = [classifier.rpartition(".")[0] or classifier for classifier in self.classifiers]
-        return any(name == head or name.startswith(f"{head}.") for head in heads)
+        return any(name == head or name.startswith(f"{head}.") for head in self.heads)
 
 
 def _own_names(name: str, module: nn.Module) -> str:
@@ -200,26 +203,24 @@ def _find_map(output: Tensor, input_size: tuple[int, int, int], prefix: int) -> 
     shape = tuple(output.shape)
     if shape[0] != BATCH:
         return None
-    options: list[tuple[Layout, tuple[int, int]]] = []
+    layouts: list[Layout] = []
     if len(shape) == 4:
-        options = [(Layout("NCHW"), (shape[2], shape[3])), (Layout("NHWC"), (shape[1], shape[2]))]
+        layouts = [Layout("NCHW"), Layout("NHWC")]
     elif len(shape) == 3:
         square = shape[1] - math.isqrt(shape[1]) ** 2
-        for count in dict.fromkeys((prefix, 0, square)):
-            tokens = shape[1] - count
-            height = round(math.sqrt(max(tokens, 0) * input_size[1] / input_size[2]))
-            if height > 0 and tokens % height == 0:
-                options.append((Layout("NLC", count), (height, tokens // height)))
-    fits = [(_misfit(size, input_size[1:]), layout, size) for layout, size in options if math.prod(size) > 1]
-    misfit, layout, size = min(fits, key=lambda fit: fit[0], default=(math.inf, Layout("NCHW"), (0, 0)))
-    return (layout, size) if misfit < 1 else None
+        layouts = [Layout("NLC", count) for count in dict.fromkeys((prefix, 0, square))]
+    image = (input_size[1], input_size[2])
+    grids = [(layout, layout.grid(shape, image)) for layout in layouts]
+    fits = [(_misfit(grid, image), layout, grid) for layout, grid in grids if math.prod(grid) > 1]
+    misfit, layout, grid = min(fits, key=lambda fit: fit[0], default=(math.inf, Layout("NCHW"), (0, 0)))
+    return (layout, grid) if misfit < 1 else None
 
 
-def _misfit(size: tuple[int, int], image: tuple[int, ...]) -> float:
+def _misfit(grid: tuple[int, int], image: tuple[int, int]) -> float:
     """By how many positions a map differs from the image shrunk to as many positions; none may, if it is square."""
-    stride = math.sqrt(math.prod(image) / math.prod(size))
-    misfit = abs(size[0] - image[0] / stride)
-    return misfit if image[0] != image[1] or size[0] == size[1] else math.inf
+    stride = math.sqrt(math.prod(image) / math.prod(grid))
+    misfit = abs(grid[0] - image[0] / stride)
+    return misfit if image[0] != image[1] or grid[0] == grid[1] else math.inf
 
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
@@ -239,7 +240,7 @@ def _classifiers(model: nn.Module) -> tuple[str, ...]:
     return tuple(heads)
 
 
-def _built_for(model: nn.Module) -> tuple[int, int, int]:
+def built_for(model: nn.Module) -> tuple[int, int, int]:
     """The image size (C, H, W) that a timm model was built for."""
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     channels, height, width = config.get("input_size") or (3, 224, 224)
@@ -247,4 +248,6 @@ def _built_for(model: nn.Module) -> tuple[int, int, int]:
     if isinstance(built, tuple | list) and len(built) == 2:
         height, width = built
     first: Any = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    return (first.in_channels if first is not None else channels), height, width
+    if first is not None and first.in_channels < channels:  # in_chans=1; more are patches rearranged into channels
+        channels = first.in_channels
+    return channels, height, width

@@ -23,18 +23,20 @@ class Trace:
     Attributes:
         inputs: First input tensor of each module that ran, by module name.
         outputs: First output tensor of each module that ran, by module name.
+        nodes: The autograd node that made that output, before anything changed it in place.
         logits: Output tensors of the model.
         image: Input of the model.
     """
 
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    nodes: dict[str, Node | None]
     logits: list[Tensor]
     image: Tensor
 
     def dominates(self, name: str) -> bool:
         """Whether every path from the image to the logits runs through the output of this module."""
-        output = self.outputs[name].grad_fn
+        output = self.nodes[name]
         if output is None:
             return False
         stack: list[Node] = [tensor.grad_fn for tensor in self.logits if tensor.grad_fn is not None]
@@ -60,6 +62,7 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
     """
     inputs: dict[str, Tensor] = {}
     outputs: dict[str, Tensor] = {}
+    nodes: dict[str, Node | None] = {}
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
@@ -67,6 +70,7 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
                 if tensors:
                     records.pop(name, None)  # a module that runs twice counts where it ran last
                     records[name] = tensors[0]
+            nodes[name] = outputs[name].grad_fn if name in outputs else None
 
         return hook
 
@@ -75,13 +79,15 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
         fake = _without_data(model).eval()
         for name, module in fake.named_modules():
+            module._forward_hooks.clear()  # those of others must not see fake tensors
+            module._forward_pre_hooks.clear()
             module.register_forward_hook(record(name))
         image = torch.zeros(BATCH, *input_size, device=device, dtype=dtype, requires_grad=True)
         try:
             logits = tensors_of(fake(image))
         except Exception as error:
             raise ValueError(f"the model does not run on images of size {tuple(input_size)}: {error}") from error
-    return Trace(inputs, outputs, logits, image)
+    return Trace(inputs, outputs, nodes, logits, image)
 
 
 def _without_data(model: nn.Module) -> nn.Module:

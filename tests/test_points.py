@@ -42,6 +42,31 @@ def test_default_point(name: str, size: int, module: str, kind: str, prefix: int
     assert "spatial operation follows" in point.reason
 
 
+@pytest.mark.parametrize("name", ["ecaresnet26t", "skresnet18", "ghostnet_100", "resnet18", "densenet121"])
+def test_logits_depend_on_the_point_alone(name: str) -> None:
+    """Cut the graph at the point, weights frozen: no gradient is left, in-place additions or not."""
+    net = timm.create_model(name).eval().requires_grad_(False)
+    point = choose_point(net)
+    net.get_submodule(point.feature_module).register_forward_hook(lambda module, args, output: output.detach())
+    images = torch.randn(2, *point.input_size, requires_grad=True)
+    assert not net(images).requires_grad
+
+
+def test_the_trunk_may_stand_beside_the_classifier() -> None:
+    class Wrapped(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = on_meta("resnet18")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(x)
+
+        def get_classifier(self) -> torch.nn.Module:
+            return self.net.fc
+
+    assert choose_point(Wrapped()).feature_module == "net.layer4.0"
+
+
 def test_small_images_say_what_was_passed_over(caplog: pytest.LogCaptureFixture) -> None:
     assert "layer3.1 passed over because its map is 2 x 2" in choose_point(on_meta("resnet18"), (3, 32, 32)).reason
     assert "passed over" in caplog.text
@@ -50,6 +75,7 @@ def test_small_images_say_what_was_passed_over(caplog: pytest.LogCaptureFixture)
 def test_default_size_is_the_one_the_model_was_built_for() -> None:
     assert choose_point(on_meta("vit_tiny_patch16_224", img_size=96, in_chans=1)).input_size == (1, 96, 96)
     assert choose_point(on_meta("test_resnet")).input_size == (3, 160, 160)
+    assert choose_point(on_meta("tresnet_m")).input_size == (3, 224, 224)
 
 
 def test_images_need_not_be_square() -> None:
@@ -157,7 +183,7 @@ def test_alignment_is_a_no_op_at_the_last_map() -> None:
 
 def test_a_degenerate_override_warns_with_the_measured_difference() -> None:
     net = timm.create_model("resnet18", num_classes=10)
-    with pytest.warns(UserWarning, match=r"alignment has no effect at 'layer4'.*differ by .*e-0.*'layer4.0'"):
+    with pytest.warns(UserWarning, match=r"alignment has no effect at 'layer4'.*differ by .*e-0"):
         attach(net, feature_module="layer4").detach()
 
 
