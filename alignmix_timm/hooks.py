@@ -6,30 +6,47 @@ before the forward pass (``arm``); the hooks draw nothing and never wait for the
 
 import logging
 import warnings
-from typing import Any
+import weakref
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from .blockwise import align_blocks, block_size, pool_blocks
 from .effect import NO_EFFECT, alignment_effect
-from .functional import align, mix
+from .functional import mix
 from .params import MixParams
-from .points import MixingPoint, choose_point
+from .points import MixingPoint, built_for, choose_point
 from .sinkhorn import CostScale, Transport, assign, check_options
 
 _logger = logging.getLogger(__name__)
+
+ImageSize = tuple[int, int, int]
 
 # What an armed controller holds, and a disarmed one, such as any copy, does not.
 _DISARMED: dict[str, Any] = dict(
     armed=False,  # the next training forward pass has parameters of its own
     expecting=False,  # a training forward pass without them is an error
     pending=False,  # features or embeddings are to be mixed, and have not been
-    action="none",
+    action="none",  # none, embed or feat
     lam=None,
     perm=None,
     transport=None,
 )
+_attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[MixingHooks]]" = weakref.WeakKeyDictionary()
+
+
+class AttachOptions(TypedDict, total=False):
+    """The keyword options of :func:`attach`, where a class takes them to pass them on."""
+
+    feature_module: str | int | None
+    input_size: ImageSize | None
+    epsilon: float
+    num_iters: int
+    cost_scale: CostScale
+    align_size: int | None
+    max_positions: int
 
 
 class MixingHooks:
@@ -40,36 +57,39 @@ class MixingHooks:
         transport: The transport of the last batch that was mixed in a feature mode, for logging; None before.
     """
 
+    point: MixingPoint
     action: str
+    pending: bool
     lam: Tensor | None
     perm: Tensor | None
     transport: Transport | None
 
-    def __init__(self, model: nn.Module, point: MixingPoint, root: nn.Module, fixed: bool, **options: Any) -> None:
-        self.model, self.root, self.fixed, self.options = model, root, fixed, options
+    def __init__(self, model: nn.Module, root: nn.Module, options: AttachOptions) -> None:
+        self.model, self.root, self.options = model, root, options
+        self._points: dict[ImageSize, MixingPoint] = {}
+        self._hooked: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self.disarm()
-        self._place(point)
+        self._place(options["input_size"] or built_for(model))
 
-    def arm(self, params: MixParams, image_size: tuple[int, int, int]) -> None:
+    def arm(self, params: MixParams, image_size: ImageSize) -> None:
         """Set what the next training forward pass mixes.
 
         Args:
             params: On the device of the features.
-            image_size: (C, H, W) of the batch. The point is moved where the first batch has another size than the one
-                it was chosen for, unless it was chosen by hand.
+            image_size: (C, H, W) of the batch; the point is the one for this size.
 
         Raises:
             RuntimeError, FloatingPointError: as :meth:`check`, for the previous batch.
+            ValueError: no usable mixing point at this image size.
         """
         self.check()
-        if not self.fixed and image_size != self.point.input_size:
-            self._place(choose_point(self.model, image_size))
-        self.fixed = True
-        self.action = "feat" if params.mode == "feat_swap" else params.mode
+        if image_size != self.point.input_size:
+            self._place(image_size)
+        self.pending = params.mode in ("embed", "feat", "feat_swap")
+        self.action = params.mode.removesuffix("_swap") if self.pending else "none"
         self.lam, self.perm = params.lam, params.perm
         self.armed = self.expecting = True
-        self.pending = self.action in ("embed", "feat")
 
     def disarm(self) -> None:
         """Mix nothing, and expect nothing, until the next :meth:`arm`."""
@@ -100,18 +120,26 @@ class MixingHooks:
         """Remove every trace from the model."""
         while self._handles:
             self._handles.pop().remove()
+        self._hooked = ()
+        _attached.pop(self.model, None)
         self.disarm()
 
-    def _place(self, point: MixingPoint) -> None:
-        """Hook the modules of a point instead of those of the previous one; hooks that are in place stay there."""
-        previous, self.point = getattr(self, "point", None), point
-        _logger.info("AlignMix mixes %s at images of %s.", point, point.input_size)
-        if previous is not None and previous.modules == point.modules:
+    def _place(self, image_size: ImageSize) -> None:
+        """Hook the modules of the point for this image size; hooks that are there already stay."""
+        if image_size not in self._points:
+            self._points[image_size] = choose_point(self.model, image_size, self.options["feature_module"])
+            _logger.info("AlignMix mixes %s at images of %s.", self._points[image_size], image_size)
+        self.point = self._points[image_size]
+        align_size = self.options["align_size"]
+        self._block = block_size(self.point.map_size, self.options["max_positions"], align_size)
+        if self._hooked == self.point.modules:
             return
-        self.detach()
+        while self._handles:
+            self._handles.pop().remove()
+        self._hooked = self.point.modules
         modules = dict(self.model.named_modules())
-        self._handles.append(modules[point.feature_module].register_forward_hook(self._after_features))
-        for name in point.classifiers:
+        self._handles.append(modules[self.point.feature_module].register_forward_hook(self._after_features))
+        for name in self.point.classifiers:
             self._handles.append(modules[name].register_forward_pre_hook(self._before_classifier))
 
     def _after_features(self, module: nn.Module, args: Any, output: Any) -> Any:
@@ -135,13 +163,17 @@ class MixingHooks:
     def _mix_features(self, feats: Tensor) -> Tensor:
         """Align the map of each example's partner and mix; prefix tokens have no position and are only mixed."""
         perm, lam = self._parameters_for(feats)
-        tokens, prefix = self.point.layout.split(feats)
-        partners, partner_prefix = self.point.layout.split(feats[perm])
-        self.transport = assign(tokens, partners, **self.options)
-        mixed = mix(tokens, align(partners, self.transport.assignment), lam)
+        layout, grid, block = self.point.layout, self.point.map_size, self._block
+        tokens, prefix = layout.split(feats)
+        partners, partner_prefix = layout.split(feats[perm])
+        coarse, coarse_partners = pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block)
+        self.transport = assign(
+            coarse, coarse_partners, self.options["epsilon"], self.options["num_iters"], self.options["cost_scale"]
+        )
+        mixed = mix(tokens, align_blocks(partners, self.transport.assignment, grid, block), lam)
         if prefix is not None and partner_prefix is not None:
             prefix = mix(prefix, partner_prefix, lam)
-        return self.point.layout.join(mixed, prefix, like=feats)
+        return layout.join(mixed, prefix, like=feats)
 
     def _parameters_for(self, items: Tensor) -> tuple[Tensor, Tensor]:
         if self.perm is None or self.lam is None or self.perm.shape[0] != items.shape[0]:
@@ -168,35 +200,59 @@ def attach(
     *,
     root: nn.Module | None = None,
     feature_module: str | int | None = None,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: ImageSize | None = None,
     epsilon: float = 0.02,
     num_iters: int = 20,
     cost_scale: CostScale = "mean",
+    align_size: int | None = None,
+    max_positions: int = 196,
 ) -> MixingHooks:
-    """Hook a timm model so that it can mix features and embeddings. Do this before ``torch.compile``.
+    """Hook a timm model so that it can mix features and embeddings.
+
+    Attach before the model is compiled and called: hooks that come later are not seen. A compiled model does not notice
+    a second forward pass for one ``arm``, and mixes it alike. With activation checkpointing, run backward before the
+    next ``arm``.
 
     Args:
         model: Any timm classifier; it keeps its class, state_dict and eval output.
         root: Module whose training flag decides whether to mix; default ``model``. Parts in eval mode still mix.
         feature_module: Where to mix features, by name or index, instead of the automatic choice.
-        input_size: (C, H, W) of the images; default the size the model was built for, then that of the first batch.
+        input_size: (C, H, W) of the images, default the size the model was built for. Batches of another size are
+            mixed at the point for their size.
         epsilon, num_iters, cost_scale: See :func:`alignmix_timm.sinkhorn.assign`.
+        align_size: Align at a coarser resolution, of at most this many blocks along each side; default the map's own.
+        max_positions: Maps of more positions (default 196) are aligned in as many blocks at most.
 
     Returns:
         The hooks: ``arm`` them before each forward pass; ``detach`` removes them.
 
     Raises:
-        ValueError: the model has no usable mixing point, or an option is outside its range.
+        ValueError: the model has no usable mixing point, has hooks already, or an option is outside its range.
     """
     check_options(epsilon, num_iters, cost_scale)
-    point = choose_point(model, input_size, feature_module)
-    if feature_module is not None and (effect := alignment_effect(model, point)) < NO_EFFECT:
+    if model in _attached and _attached[model]() is not None:
+        raise ValueError("the model has AlignMix attached already: call detach() on what attached it first.")
+    options: AttachOptions = {
+        "feature_module": feature_module,
+        "input_size": input_size,
+        "epsilon": epsilon,
+        "num_iters": num_iters,
+        "cost_scale": cost_scale,
+        "align_size": align_size,
+        "max_positions": max_positions,
+    }
+    hooks = MixingHooks(model, model if root is None else root, options)
+    if feature_module is not None:
+        _warn_without_effect(model, hooks.point, options)
+    _attached[model] = weakref.ref(hooks)
+    return hooks
+
+
+def _warn_without_effect(model: nn.Module, point: MixingPoint, options: AttachOptions) -> None:
+    effect = alignment_effect(model, point, options["epsilon"], options["cost_scale"])
+    if effect < NO_EFFECT:
         warnings.warn(
             f"alignment has no effect at {point.feature_module!r}: logits of aligned and unaligned mixing differ by "
-            f"{effect:.1e} of their size. Choose a module that a spatial operation follows; the automatic choice is "
-            f"{choose_point(model, input_size).feature_module!r}.",
-            stacklevel=2,
+            f"{effect:.1e} of their size. Choose a module that a spatial operation still follows.",
+            stacklevel=3,
         )
-    fixed = feature_module is not None or input_size is not None
-    options = {"epsilon": epsilon, "num_iters": num_iters, "cost_scale": cost_scale}
-    return MixingHooks(model, point, model if root is None else root, fixed, **options)

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .functional import mix, mix_targets
-from .hooks import attach
+from .hooks import AttachOptions, attach
 from .params import DrawOptions, MixParams, check_draw_options, draw, process_index
-from .sinkhorn import CostScale
-from .targets import dense_targets
+from .targets import check_smoothing, dense_targets
 
 
 class AlignMixOutput(NamedTuple):
@@ -36,7 +35,10 @@ class AlignMixModel(nn.Module):
         criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy.
         label_smoothing: For class-index labels in training, in [0, 1).
         num_classes: Default ``model.num_classes``.
-        feature_module, input_size, epsilon, num_iters, cost_scale: See :func:`alignmix_timm.attach`.
+        **options: feature_module, input_size, epsilon, num_iters, cost_scale, align_size, max_positions: see
+            :func:`alignmix_timm.attach`.
+
+    Compile the network, not the wrapper: ``model.model.compile()``.
 
     Raises:
         ValueError: no usable mixing point, or an option outside its range.
@@ -49,26 +51,15 @@ class AlignMixModel(nn.Module):
         *,
         label_smoothing: float = 0.0,
         num_classes: int | None = None,
-        feature_module: str | int | None = None,
-        input_size: tuple[int, int, int] | None = None,
-        epsilon: float = 0.02,
-        num_iters: int = 20,
-        cost_scale: CostScale = "mean",
+        **options: Unpack[AttachOptions],
     ) -> None:
         super().__init__()
         self.model = model
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.num_classes = _num_classes(model, num_classes)
+        check_smoothing(label_smoothing)
         self.label_smoothing = label_smoothing
-        self.hooks = attach(
-            model,
-            root=self,
-            feature_module=feature_module,
-            input_size=input_size,
-            epsilon=epsilon,
-            num_iters=num_iters,
-            cost_scale=cost_scale,
-        )
+        self.hooks = attach(model, root=self, **options)
         self.register_state_dict_post_hook(_drop_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)
 
@@ -105,7 +96,11 @@ class AlignMixModel(nn.Module):
         if targets is not None and params.mode != "none":
             targets = mix_targets(targets, params.perm, params.lam)
         self.hooks.arm(params, _image_size(images))
-        logits = self.model(_mix_images(images, params))
+        try:
+            logits = self.model(_mix_images(images, params))
+        except BaseException:
+            self.hooks.disarm()  # a batch that failed must not be held against the next
+            raise
         self.hooks.check()
         return logits, targets
 
@@ -113,6 +108,10 @@ class AlignMixModel(nn.Module):
         """Remove the hooks and return the plain timm model."""
         self.hooks.detach()
         return self.model
+
+
+class AlignMixOptions(DrawOptions, AttachOptions, total=False):
+    """The keyword options of :class:`AlignMix`."""
 
 
 class AlignMix:
@@ -123,8 +122,8 @@ class AlignMix:
         num_classes: Default ``model.num_classes``.
         label_smoothing: For class-index labels, in [0, 1).
         seed: Seed of the run; batches are drawn from (seed, number of the call).
-        feature_module, input_size, epsilon, num_iters, cost_scale: See :func:`alignmix_timm.attach`.
-        **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`.
+        **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`; feature_module, input_size,
+            epsilon, num_iters, cost_scale, align_size, max_positions: see :func:`alignmix_timm.attach`.
 
     Attributes:
         mixup_enabled: As in timm; set to False to train on unmixed, dense targets from then on (``--mixup-off-epoch``).
@@ -140,27 +139,17 @@ class AlignMix:
         num_classes: int | None = None,
         label_smoothing: float = 0.0,
         seed: int = 0,
-        *,
-        feature_module: str | int | None = None,
-        input_size: tuple[int, int, int] | None = None,
-        epsilon: float = 0.02,
-        num_iters: int = 20,
-        cost_scale: CostScale = "mean",
-        **options: Unpack[DrawOptions],
+        **options: Unpack[AlignMixOptions],
     ) -> None:
-        check_draw_options(**options)
+        drawing: Any = {name: value for name, value in options.items() if name in DrawOptions.__annotations__}
+        attaching: Any = {name: value for name, value in options.items() if name not in drawing}
+        check_draw_options(**drawing)
         self.num_classes = _num_classes(model, num_classes)
-        self.label_smoothing, self.seed, self.options = label_smoothing, seed, options
+        check_smoothing(label_smoothing)
+        self.label_smoothing, self.seed, self.options = label_smoothing, seed, drawing
         self.mixup_enabled = True
         self.step = 0
-        self.hooks = attach(
-            model,
-            feature_module=feature_module,
-            input_size=input_size,
-            epsilon=epsilon,
-            num_iters=num_iters,
-            cost_scale=cost_scale,
-        )
+        self.hooks = attach(model, **attaching)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Draw parameters, arm the hooks, and return the batch for the next ``model(images)``.

@@ -9,8 +9,8 @@ def dense_targets(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> T
     """Class indices, one-hot, soft or multi-label targets as floats, [B, C].
 
     Args:
-        labels: Class indices, [B] integer; or targets, [B, C] (with C = 1 also [B]) of any other dtype, kept as they
-            are. With C = 1, integers are the binary target itself.
+        labels: Class indices, [B] integer; or targets, [B, C] of any dtype, kept as they are. With C = 1, [B] holds
+            the binary targets themselves.
         num_classes: C.
         smoothing: Label smoothing in [0, 1) for class indices, as in timm: ``(1 - s) * one_hot + s / C``.
 
@@ -18,8 +18,7 @@ def dense_targets(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> T
         ValueError: a shape that is neither, or an index outside [0, C). Indices are looked at on the CPU only: on a GPU
             that would wait for the device; give ``AlignMixCollator`` the number of classes instead.
     """
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {smoothing}.")
+    check_smoothing(smoothing)
     if num_classes == 1 and labels.ndim == 1:
         return labels.unsqueeze(1).float()
     if labels.ndim == 2 and labels.shape[1] == num_classes:
@@ -31,6 +30,12 @@ def dense_targets(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> T
     check_labels(labels, num_classes)
     off = smoothing / num_classes
     return F.one_hot(labels.long(), num_classes).float().mul_(1 - smoothing).add_(off)
+
+
+def check_smoothing(smoothing: float) -> None:
+    """Raise ValueError for label smoothing outside [0, 1)."""
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {smoothing}.")
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

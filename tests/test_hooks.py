@@ -58,6 +58,61 @@ def test_validation_between_batches_is_not_mixed(net: nn.Module) -> None:
         mixup_fn(images(), torch.arange(4))
 
 
+def test_validation_between_drawing_and_training_changes_nothing(net: nn.Module) -> None:
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+    mixup_fn, logits = AlignMix(net, modes=("feat",)), []
+    for validate in (False, True):
+        mixup_fn.step = 0
+        x, _ = mixup_fn(images(), torch.arange(4))
+        if validate:
+            net.eval()(images())
+            net.train()
+        logits.append(net(x))
+    assert torch.equal(*logits)
+
+
+def test_a_failed_forward_pass_is_not_held_against_the_next(net: nn.Module) -> None:
+    model = AlignMixModel(net).train()
+    broken = net.conv1.register_forward_pre_hook(lambda module, args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(images(), torch.arange(4), draw(4, 0, 0, modes=("feat",)))
+    broken.remove()
+    assert model(images(), torch.arange(4), draw(4, 0, 0, modes=("feat",))).loss.isfinite()
+
+
+def test_other_hooks_never_see_the_trace(net: nn.Module) -> None:
+    seen = []
+    net.layer2.register_forward_hook(lambda module, args, output: seen.append(output))
+    net.layer2.register_forward_pre_hook(lambda module, args: seen.append(args))
+    AlignMix(net).detach()
+    assert seen == []
+
+
+def test_attaching_twice_is_an_error_until_detached(net: nn.Module) -> None:
+    model = AlignMixModel(net)
+    with pytest.raises(ValueError, match="attached already: call detach"):
+        AlignMix(net)
+    model.detach()
+    AlignMix(net).detach()
+    with pytest.raises(TypeError, match="epsilom"):
+        AlignMix(net, epsilom=0.1)
+
+
+def test_every_image_size_has_its_point(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net, modes=("feat",), input_size=(3, 160, 160))
+    for size, module in ((160, "layer3.0"), (64, "layer3.0"), (32, "layer2.0"), (160, "layer3.0")):
+        x, _ = mixup_fn(torch.randn(4, 3, size, size), torch.arange(4))
+        net(x)
+        assert mixup_fn.hooks.point.feature_module == module
+        assert min(mixup_fn.hooks.point.map_size) >= 4
+    mixup_fn.detach()
+    by_hand = AlignMix(net, modes=("feat",), feature_module="layer3.0")
+    with pytest.warns(UserWarning, match="the map at 'layer3.0' is 2 x 2, under 4 x 4"):
+        by_hand(torch.randn(4, 3, 32, 32), torch.arange(4))
+
+
 def test_a_batch_that_no_hook_mixed_is_an_error(net: nn.Module) -> None:
     mixup_fn = AlignMix(net, modes=("embed",))
     mixup_fn(images(), torch.arange(4))
