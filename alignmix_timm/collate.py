@@ -17,10 +17,11 @@ _MAX_WORKERS = 1024
 
 
 class AlignMixCollator:
-    """Collate examples into ``{"pixel_values", "labels", "mix"}``. Nothing is mixed here: evaluation can share it.
+    """Collate examples into ``{"pixel_values", "labels", "mix"}``.
 
-    Batches are counted in each data worker, over all epochs, so that every batch of a run is drawn anew from (seed,
-    number of the batch), with the same mode in every process. A resumed run starts to count again.
+    Nothing is mixed here, so a collator serves evaluation as well; give each loader one of its own. Batches are counted
+    in each data worker, over all epochs, so that every batch of a run is drawn anew from (seed, number of the batch),
+    with the same mode in every process. A resumed run starts to count again.
 
     Args:
         seed: Seed of the run.
@@ -70,7 +71,7 @@ class AlignMixCollator:
         batch: dict[str, Tensor | MixParams] = {"pixel_values": torch.stack(images)}
         if labels:
             collated = default_collate(labels)
-            if self.num_classes is not None and not collated.is_floating_point():
+            if self.num_classes is not None and self.num_classes > 1 and collated.ndim == 1:
                 check_labels(collated, self.num_classes)
             batch["labels"] = collated
         batch["mix"] = draw(len(images), self.seed, self._next_step(), self.process_index, **self.options)

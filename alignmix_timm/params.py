@@ -28,11 +28,18 @@ class MixParams:
         mode: Where to mix. ``feat_swap`` was already rewritten (see :func:`draw`): it is applied exactly as ``feat``.
         lam: Share of the example itself, in [0, 1], [B] fp32.
         perm: Partner of each example, [B] int64.
+
+    Raises:
+        ValueError: an unknown mode.
     """
 
     mode: Mode
     lam: Tensor
     perm: Tensor
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise ValueError(f"mode must be one of {get_args(Mode)}, got {self.mode!r}.")
 
     def __len__(self) -> int:
         return self.perm.shape[0]
@@ -147,5 +154,7 @@ def _generator(seed: int, *key: int) -> np.random.Generator:
 
 
 def process_index() -> int:
-    """Rank of this process among those that train together; 0 outside a launcher."""
-    return int(os.environ.get("RANK", 0))
+    """Rank of this process among those that train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank()
+    return int(os.environ.get("RANK", 0))  # set by accelerate launch and torchrun

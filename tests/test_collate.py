@@ -69,6 +69,7 @@ def test_bad_examples_are_named() -> None:
     rows = [Rows(9)[index] for index in range(4)]
     with pytest.raises(ValueError, match=r"labels must be class indices in \[0, 3\), got 3"):
         AlignMixCollator(num_classes=3)(rows)
+    assert AlignMixCollator(num_classes=1)(rows[:2])["labels"].tolist() == [0, 1]  # binary targets
     with pytest.raises(ValueError, match=r"image_column must be one of the columns \['label', 'photo'\]"):
         AlignMixCollator()([{"photo": 0, "label": 0}])
     with pytest.raises(ValueError, match=r"label_column must be one of the columns .* got 'class'"):

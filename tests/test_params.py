@@ -80,6 +80,11 @@ def test_feat_swap_equals_algorithm_1_with_swap(seed: int) -> None:
     assert torch.allclose(ours_targets[plain.perm], literal_targets)
 
 
+def test_an_unknown_mode_is_named() -> None:
+    with pytest.raises(ValueError, match=r"mode must be one of .* got 'feats'"):
+        MixParams("feats", torch.ones(3), torch.arange(3))
+
+
 def test_params_move_and_compare() -> None:
     params = draw(4, 0, 0).to("meta")
     assert params.lam.device.type == params.perm.device.type == "meta"
