@@ -29,10 +29,10 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image = self.pixels[index]
         if self.augment:
-            top, left, flip = torch.randint(0, 2 * PAD + 1, (3,)).tolist()
+            top, left = torch.randint(2 * PAD + 1, (2,)).tolist()
             size = image.shape[-1]
             image = torch.nn.functional.pad(image, (PAD,) * 4)[:, top : top + size, left : left + size]
-            image = image.flip(2) if flip % 2 else image
+            image = image.flip(2) if torch.rand(()) < 0.5 else image
         return image.float() / 127.5 - 1, self.labels[index]
 
     def subset(self, count: int, seed: int, augment: bool) -> "Images":

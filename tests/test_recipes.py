@@ -10,6 +10,9 @@ import pytest
 import timm
 import torch
 
+from alignmix_timm import choose_point
+from alignmix_timm.effect import alignment_effect
+
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
 TWO_PROCESSES = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
@@ -32,10 +35,13 @@ def test_quickstart(tmp_path: Path, options: tuple[str, ...]) -> None:
     rows = dict(re.findall(r"^(no mixing|AlignMix) +([\d.]+) ", printed, re.MULTILINE))
     assert min(float(accuracy) for accuracy in rows.values()) > 50  # chance is 10
     assert "img/s" in printed
-    assert re.search(rf"Plain timm reloads quickstart/model: top-1 {rows['AlignMix']} %", printed)
+    assert re.search(
+        rf"Plain timm reloads quickstart/model: top-1 {rows['AlignMix']} %, as trained {rows['AlignMix']} %", printed
+    )
     net = timm.create_model(f"local-dir:{tmp_path / 'quickstart' / 'model'}", pretrained=True)
     assert net.pretrained_cfg["label_names"][9] == "Ankle boot"
     assert net.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert alignment_effect(net, choose_point(net, (3, 32, 32))) > 1e-2  # also once it has been trained
     for picture in ("mixed_inputs.png", "alignment.png"):
         data = (tmp_path / "quickstart" / picture).read_bytes()
         assert data.startswith(b"\x89PNG")
