@@ -5,7 +5,7 @@ from .functional import align, alignmix, mix, mix_targets
 from .hooks import MixingHooks, attach
 from .model import AlignMix, AlignMixModel, AlignMixOutput
 from .params import MODES, MixParams, Mode, draw
-from .points import MixingPoint, choose_point
+from .points import MixingPoint, choose_point, describe_points
 from .sinkhorn import Transport, assign
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ __all__ = [
     "assign",
     "attach",
     "choose_point",
+    "describe_points",
     "draw",
     "mix",
     "mix_targets",

@@ -1,11 +1,15 @@
 import copy
+import json
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 
-from alignmix_timm import choose_point
+from alignmix_timm import choose_point, describe_points
 from alignmix_timm.effect import alignment_effect
 from alignmix_timm.hooks import attach
 
@@ -201,3 +205,27 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert net.training
     assert torch.equal(random_state, torch.get_rng_state())
     assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
+
+
+def test_table_of_support_resumes(tmp_path: Path) -> None:
+
+    command = [sys.executable, "-m", "alignmix_timm.points", "--save", str(tmp_path / "points.jsonl")]
+    first = subprocess.run([*command, "test_resnet", "crossvit_9_240"], check=True, capture_output=True, text=True)
+    assert "test_resnet: layer3.0 NCHW r=100, the deepest map that a spatial operation follows" in first.stdout
+    assert "crossvit_9_240: ValueError: CrossVit at images of 240 x 240 has no map" in first.stdout
+    assert "crossvit 0/1, resnet 1/1\n1 of 2 supported, timm" in first.stdout
+    saved = (tmp_path / "points.jsonl").read_text()
+    row = json.loads(saved.splitlines()[0])
+    (tmp_path / "points.jsonl").write_text(json.dumps({**row, "module": "kept"}) + "\n")
+    again = subprocess.run([*command, "test_resnet", "test_vit"], check=True, capture_output=True, text=True)
+    assert "test_resnet: kept" in again.stdout
+    assert len((tmp_path / "points.jsonl").read_text().splitlines()) == 2
+    assert first.stderr == again.stderr == ""
+
+
+def test_description_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    point = describe_points(on_meta("resnet18"))
+    assert point == choose_point(on_meta("resnet18"))
+    assert (
+        "ResNet at images of (3, 224, 224): features at layer4.0 (NCHW, 7 x 7), the deepest" in capsys.readouterr().out
+    )

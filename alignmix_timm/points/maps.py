@@ -1,21 +1,14 @@
-"""Where to mix in a timm model: the feature module, its layout, and the classifier.
-
-Mixed features must still pass a spatial operation. The assignment has unit column sums, so alignment keeps the mean
-over positions: on a map that only global pooling and a linear classifier follow, it changes nothing at all, and after
-the last block of a ViT the patch tokens no longer reach the class token. So the point is the deepest map that a spatial
-operation still follows. It is found by tracing the model, not by a table of names.
-"""
+"""The feature maps of a model, from one traced forward pass, and which of them can be mixed."""
 
 import logging
 import math
 import re
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from .layout import Layout
+from ..layout import Layout
 from .probe import BATCH, trace
 
 _logger = logging.getLogger(__name__)
@@ -26,68 +19,7 @@ _SPATIAL_NAME = re.compile(r"attn|attention|mixer|mixing|token|spatial", re.IGNO
 _CLASS_TOKEN_NAME = re.compile(r"class(?!if)|tokenonly|token_only", re.IGNORECASE)  # they only read the patch tokens
 
 
-@dataclass(frozen=True)
-class MixingPoint:
-    """Where a model is mixed.
-
-    Attributes:
-        feature_module: Name of the module whose output is aligned and mixed.
-        layout: How that output holds positions.
-        map_size: Height and width of its map at ``input_size``.
-        classifiers: Names of the modules whose input is the embedding; two in distilled models.
-        input_size: Image size (C, H, W) for which the point was chosen.
-        reason: In words.
-    """
-
-    feature_module: str
-    layout: Layout
-    map_size: tuple[int, int]
-    classifiers: tuple[str, ...]
-    input_size: tuple[int, int, int]
-    reason: str
-
-    @property
-    def modules(self) -> tuple[str, ...]:
-        """Names of all modules that are hooked."""
-        return (self.feature_module, *self.classifiers)
-
-    def __str__(self) -> str:
-        height, width = self.map_size
-        return (
-            f"features at {self.feature_module} ({self.layout.kind}, {height} x {width}), {self.reason}; "
-            f"embedding at the input of {' and '.join(self.classifiers)}"
-        )
-
-
-def choose_point(
-    model: nn.Module, input_size: tuple[int, int, int] | None = None, feature_module: str | int | None = None
-) -> MixingPoint:
-    """Choose where to mix.
-
-    Args:
-        model: A timm classifier, or any module with ``get_classifier()`` that maps images to logits.
-        input_size: (C, H, W) of the images in use; None is the size the model was built for.
-        feature_module: Overrides the choice: a module's name, or an index into the candidate blocks in the order in
-            which they run (-1 is the last).
-
-    Returns:
-        The point, with its reason. It depends on the input size: a smaller image leaves smaller maps.
-
-    Raises:
-        ValueError: no usable module, or ``feature_module`` is none; says what to try.
-    """
-    if input_size is not None and len(input_size) != 3:
-        raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
-    maps = _Maps(model, built_for(model) if input_size is None else input_size)
-    if feature_module is None:
-        name, reason = maps.deepest()
-    else:
-        name, reason = maps.override(feature_module), "chosen by hand"
-    layout, map_size = maps.maps[name]
-    return MixingPoint(name, layout, map_size, maps.classifiers, maps.input_size, reason)
-
-
-class _Maps:
+class FeatureMaps:
     """The feature maps of a model, from one traced forward pass."""
 
     def __init__(self, model: nn.Module, input_size: tuple[int, int, int]) -> None:
@@ -105,15 +37,16 @@ class _Maps:
         parents = [classifier.rpartition(".")[0] for classifier in self.classifiers]
         trunk = [parent for parent in parents if any(name.startswith(f"{parent}.") for name in self.maps)]
         self.heads = [*self.classifiers, *(parent for parent in parents if parent and parent not in trunk)]
+        self.spatial = [name for name in self.trace.outputs if self._is_spatial(name)]
 
     def deepest(self) -> tuple[str, str]:
         """The last large enough block that a spatial operation follows, and the reason in words."""
         order = {name: index for index, name in enumerate(self.trace.outputs)}
-        spatial = [name for name in order if self._is_spatial(name)]
         passed_over = ""
-        for block in reversed(self.blocks()):
-            followers = [name for name in spatial if order[name] > order[block] and not block.startswith(f"{name}.")]
-            if not followers:
+        for block in reversed(self._candidates()):
+            after = (name for name in self.spatial if order[name] > order[block])
+            followers = [name for name in after if not block.startswith(f"{name}.")]
+            if not followers or not self.trace.dominates(block):
                 continue
             height, width = self.maps[block][1]
             if min(height, width) >= MIN_SIZE:
@@ -153,18 +86,18 @@ class _Maps:
         return wanted
 
     def blocks(self) -> list[str]:
-        """Modules that hold a spatial operation and return a map on which the logits depend alone, as they finish.
+        """Candidate blocks for ``feature_module`` as an index: those on whose map the logits depend alone."""
+        return [name for name in self._candidates() if self.trace.dominates(name)]
+
+    def _candidates(self) -> list[str]:
+        """Modules that hold a spatial operation and return a map, in the order in which they finish.
 
         Where a module returns what its last part returned, the part stands for both.
         """
+        holders = {above for name in self.spatial for above in _ancestors(name)[:-1]}
         found: dict[Any, str] = {}
         for name in self.maps:
-            if (
-                any(self._is_spatial(part) for part in self.trace.outputs if part.startswith(f"{name}."))
-                and not self._reads_class_token(name)
-                and not self._in_head(name)
-                and self.trace.dominates(name)
-            ):
+            if name in holders and not self._reads_class_token(name) and not self._in_head(name):
                 found.setdefault(self.trace.nodes[name], name)
         return list(found.values())
 
@@ -181,13 +114,17 @@ class _Maps:
         return many_tokens and bool(_SPATIAL_NAME.search(_own_names(name, self.modules[name])))
 
     def _reads_class_token(self, name: str) -> bool:
-        parts = name.split(".")
-        ancestors = (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-        return any(_CLASS_TOKEN_NAME.search(_own_names(above, self.modules[above])) for above in ancestors)
+        return any(_CLASS_TOKEN_NAME.search(_own_names(above, self.modules[above])) for above in _ancestors(name))
 
     def _in_head(self, name: str) -> bool:
         """Whether the module is a classifier or stands beside it in a head."""
         return any(name == head or name.startswith(f"{head}.") for head in self.heads)
+
+
+def _ancestors(name: str) -> list[str]:
+    """Names of the modules that hold a module, from the outermost to itself."""
+    parts = name.split(".")
+    return [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
 
 
 def _own_names(name: str, module: nn.Module) -> str:
@@ -238,16 +175,3 @@ def _classifiers(model: nn.Module) -> tuple[str, ...]:
             raise ValueError(f"get_classifier() of {label} returns {type(head).__name__}, not a module of the model.")
         heads.append(names[id(head)])
     return tuple(heads)
-
-
-def built_for(model: nn.Module) -> tuple[int, int, int]:
-    """The image size (C, H, W) that a timm model was built for."""
-    config: Any = getattr(model, "pretrained_cfg", None) or {}
-    channels, height, width = config.get("input_size") or (3, 224, 224)
-    built: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if isinstance(built, tuple | list) and len(built) == 2:
-        height, width = built
-    first: Any = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is not None and first.in_channels < channels:  # in_chans=1; more are patches rearranged into channels
-        channels = first.in_channels
-    return channels, height, width

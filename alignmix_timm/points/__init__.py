@@ -1,0 +1,101 @@
+"""Where to mix in a timm model: the feature module, its layout, and the classifier.
+
+Mixed features must still pass a spatial operation. The assignment has unit column sums, so alignment keeps the mean
+over positions: on a map that only global pooling and a linear classifier follow, it changes nothing at all, and after
+the last block of a ViT the patch tokens no longer reach the class token. So the point is the deepest map that a spatial
+operation still follows. It is found by tracing the model, not by a table of names.
+
+    python -m alignmix_timm.points resnet50 vit_tiny_patch16_224
+    python -m alignmix_timm.points --all --save points.jsonl      # every model of timm; goes on where it stopped
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..layout import Layout
+from .maps import FeatureMaps
+
+
+@dataclass(frozen=True)
+class MixingPoint:
+    """Where a model is mixed.
+
+    Attributes:
+        feature_module: Name of the module whose output is aligned and mixed.
+        layout: How that output holds positions.
+        map_size: Height and width of its map at ``input_size``.
+        classifiers: Names of the modules whose input is the embedding; two in distilled models.
+        input_size: Image size (C, H, W) for which the point was chosen.
+        reason: In words.
+    """
+
+    feature_module: str
+    layout: Layout
+    map_size: tuple[int, int]
+    classifiers: tuple[str, ...]
+    input_size: tuple[int, int, int]
+    reason: str
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """Names of all modules that are hooked."""
+        return (self.feature_module, *self.classifiers)
+
+    def __str__(self) -> str:
+        height, width = self.map_size
+        return (
+            f"features at {self.feature_module} ({self.layout.kind}, {height} x {width}), {self.reason}; "
+            f"embedding at the input of {' and '.join(self.classifiers)}"
+        )
+
+
+def choose_point(
+    model: nn.Module, input_size: tuple[int, int, int] | None = None, feature_module: str | int | None = None
+) -> MixingPoint:
+    """Choose where to mix.
+
+    Args:
+        model: A timm classifier, or any module with ``get_classifier()`` that maps images to logits.
+        input_size: (C, H, W) of the images in use; None is the size the model was built for.
+        feature_module: Overrides the choice: a module's name, or an index into the candidate blocks in the order in
+            which they run (-1 is the last).
+
+    Returns:
+        The point, with its reason. It depends on the input size: a smaller image leaves smaller maps.
+
+    Raises:
+        ValueError: no usable module, or ``feature_module`` is none; says what to try.
+    """
+    if input_size is not None and len(input_size) != 3:
+        raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
+    maps = FeatureMaps(model, built_for(model) if input_size is None else input_size)
+    if feature_module is None:
+        name, reason = maps.deepest()
+    else:
+        name, reason = maps.override(feature_module), "chosen by hand"
+    layout, map_size = maps.maps[name]
+    return MixingPoint(name, layout, map_size, maps.classifiers, maps.input_size, reason)
+
+
+def describe_points(
+    model: nn.Module, input_size: tuple[int, int, int] | None = None, feature_module: str | int | None = None
+) -> MixingPoint:
+    """Choose where to mix, as :func:`choose_point`, and print it with the reason."""
+    point = choose_point(model, input_size, feature_module)
+    print(f"{type(model).__name__} at images of {point.input_size}: {point}")
+    return point
+
+
+def built_for(model: nn.Module) -> tuple[int, int, int]:
+    """The image size (C, H, W) that a timm model was built for."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    built: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if isinstance(built, tuple | list) and len(built) == 2:
+        height, width = built
+    first: Any = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is not None and first.in_channels < channels:  # in_chans=1; more are patches rearranged into channels
+        channels = first.in_channels
+    return channels, height, width
