@@ -227,9 +227,12 @@ def attach(
         The hooks: ``arm`` them before each forward pass; ``detach`` removes them.
 
     Raises:
-        ValueError: the model has no usable mixing point, has hooks already, or an option is outside its range.
+        ValueError: the model has no usable mixing point, is compiled, or has hooks already; an option is outside its
+            range.
     """
     check_options(epsilon, num_iters, cost_scale)
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("the model is compiled already: attach AlignMix to the network first, then compile it.")
     if model in _attached and _attached[model]() is not None:
         raise ValueError("the model has AlignMix attached already: call detach() on what attached it first.")
     options: AttachOptions = {
