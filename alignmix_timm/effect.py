@@ -74,7 +74,7 @@ def _leave_start(model: nn.Module, generator: torch.Generator) -> None:
     """Draw scales that were initialised at or near zero from U(0.5, 1.5)."""
     for name, parameter in model.named_parameters():
         constant = bool((parameter == parameter.flatten()[0]).all()) and float(parameter.flatten()[0].abs()) <= 1e-3
-        if constant and not any(word in name for word in _NOT_SCALES):
+        if constant and not any(word in name.rpartition(".")[2] for word in _NOT_SCALES):
             parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
 
 

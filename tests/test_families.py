@@ -1,0 +1,50 @@
+"""One training step in each mode, and the effect of alignment, for the smallest model of every family of timm.
+
+pytest tests/test_families.py            # a dozen families
+pytest -m slow tests/test_families.py    # all of families.txt
+"""
+
+import gc
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from alignmix_timm import AlignMixModel, draw
+from alignmix_timm.effect import NO_EFFECT, alignment_effect
+
+NAMES = (Path(__file__).parent / "families.txt").read_text().split()
+QUICK = (
+    "resnet10t",
+    "vit_tiny_patch16_224",
+    "convnext_atto",
+    "regnetx_002",
+    "levit_128s",
+    "ghostnet_050",
+    "mobilenetv3_small_050",
+    "xcit_nano_12_p16_224",
+    "repvgg_a0",
+    "edgenext_xx_small",
+    "cait_xxs24_224",
+    "efficientformerv2_s0",
+)
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)])
+def test_trains_in_every_mode_and_alignment_matters(name: str) -> None:
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=10)
+    model = AlignMixModel(net).train()
+    images = torch.randn(3, *model.hooks.point.input_size)
+    for mode in ("input", "embed", "feat"):
+        model.zero_grad()
+        output = model(images, torch.arange(3), draw(3, 0, 0, modes=(mode,)))
+        output.loss.backward()
+        assert output.loss.isfinite()
+        assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in net.parameters())
+    if mode == "feat":
+        assert model.hooks.transport.marginal_error.mean() < 0.1
+    model.detach()
+    effect = alignment_effect(net, model.hooks.point)
+    del model, net
+    gc.collect()
+    assert effect > NO_EFFECT
