@@ -47,6 +47,7 @@ class AttachOptions(TypedDict, total=False):
     cost_scale: CostScale
     align_size: int | None
     max_positions: int
+    aligned: bool
 
 
 class MixingHooks:
@@ -166,11 +167,13 @@ class MixingHooks:
         layout, grid, block = self.point.layout, self.point.map_size, self._block
         tokens, prefix = layout.split(feats)
         partners, partner_prefix = layout.split(feats[perm])
-        coarse, coarse_partners = pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block)
-        self.transport = assign(
-            coarse, coarse_partners, self.options["epsilon"], self.options["num_iters"], self.options["cost_scale"]
-        )
-        mixed = mix(tokens, align_blocks(partners, self.transport.assignment, grid, block), lam)
+        if self.options["aligned"]:
+            coarse, coarse_partners = pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block)
+            self.transport = assign(
+                coarse, coarse_partners, self.options["epsilon"], self.options["num_iters"], self.options["cost_scale"]
+            )
+            partners = align_blocks(partners, self.transport.assignment, grid, block)
+        mixed = mix(tokens, partners, lam)
         if prefix is not None and partner_prefix is not None:
             prefix = mix(prefix, partner_prefix, lam)
         return layout.join(mixed, prefix, like=feats)
@@ -206,6 +209,7 @@ def attach(
     cost_scale: CostScale = "mean",
     align_size: int | None = None,
     max_positions: int = 196,
+    aligned: bool = True,
 ) -> MixingHooks:
     """Hook a timm model so that it can mix features and embeddings.
 
@@ -221,7 +225,8 @@ def attach(
             mixed at the point for their size.
         epsilon, num_iters, cost_scale: See :func:`alignmix_timm.sinkhorn.assign`.
         align_size: Align at a coarser resolution, of at most this many blocks along each side; default the map's own.
-        max_positions: Maps of more positions (default 196) are aligned in as many blocks at most.
+        max_positions: Maps of more positions are aligned in as many blocks at most.
+        aligned: False mixes features position by position, for comparison (manifold mixup).
 
     Returns:
         The hooks: ``arm`` them before each forward pass; ``detach`` removes them.
@@ -243,6 +248,7 @@ def attach(
         "cost_scale": cost_scale,
         "align_size": align_size,
         "max_positions": max_positions,
+        "aligned": aligned,
     }
     hooks = MixingHooks(model, model if root is None else root, options)
     if feature_module is not None:

@@ -35,8 +35,8 @@ class AlignMixModel(nn.Module):
         criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy.
         label_smoothing: For class-index labels in training, in [0, 1).
         num_classes: Default ``model.num_classes``.
-        **options: feature_module, input_size, epsilon, num_iters, cost_scale, align_size, max_positions: see
-            :func:`alignmix_timm.attach`.
+        **options: feature_module, input_size, epsilon, num_iters, cost_scale, align_size, max_positions, aligned:
+            see :func:`alignmix_timm.attach`.
 
     Compile the network, not the wrapper: ``model.model.compile()``.
 
@@ -123,7 +123,7 @@ class AlignMix:
         label_smoothing: For class-index labels, in [0, 1).
         seed: Seed of the run; batches are drawn from (seed, number of the call).
         **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`; feature_module, input_size,
-            epsilon, num_iters, cost_scale, align_size, max_positions: see :func:`alignmix_timm.attach`.
+            epsilon, num_iters, cost_scale, align_size, max_positions, aligned: see :func:`alignmix_timm.attach`.
 
     Attributes:
         mixup_enabled: As in timm; set to False to train on unmixed, dense targets from then on (``--mixup-off-epoch``).

@@ -29,6 +29,8 @@ QUICK = (
     "cait_xxs24_224",
     "efficientformerv2_s0",
 )
+
+
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)])
 def test_trains_in_every_mode_and_alignment_matters(name: str) -> None:
     torch.manual_seed(0)

@@ -293,6 +293,18 @@ def test_options_reach_the_operator(small: nn.Module) -> None:
     assert torch.allclose(model.hooks.transport.assignment, expected, atol=1e-6)
 
 
+def test_unaligned_mixing_is_manifold_mixup(small: nn.Module) -> None:
+    model = AlignMixModel(small, input_size=(3, 64, 64), aligned=False).train()
+    seen = {}
+    module = small.get_submodule(model.hooks.point.feature_module)
+    module.register_forward_hook(lambda m, a, out: seen.update(before=out), prepend=True)
+    module.register_forward_hook(lambda m, a, out: seen.update(after=out))
+    params = draw(4, 0, 0, modes=("feat",))
+    model(small_images(), mix=params)
+    assert torch.allclose(seen["after"], mixed(seen["before"], params), atol=1e-6)
+    assert model.hooks.transport is None
+
+
 def test_first_batch_moves_the_point_to_its_size(small: nn.Module) -> None:
     model = AlignMixModel(small).train()
     assert (model.hooks.point.feature_module, model.hooks.point.map_size) == ("layer3.0", (10, 10))
