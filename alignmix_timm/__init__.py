@@ -2,7 +2,7 @@
 
 from .collate import AlignMixCollator
 from .functional import align, alignmix, mix, mix_targets
-from .hooks import MixingHooks, attach
+from .hooks import MixingHooks, attach, detach
 from .model import AlignMix, AlignMixModel, AlignMixOutput
 from .params import MODES, MixParams, Mode, draw
 from .points import MixingPoint, choose_point, describe_points
@@ -27,6 +27,7 @@ __all__ = [
     "attach",
     "choose_point",
     "describe_points",
+    "detach",
     "draw",
     "mix",
     "mix_targets",

@@ -52,8 +52,9 @@ def pool_blocks(tokens: Tensor, grid: Grid, block: int) -> Tensor:
 def align_blocks(y: Tensor, assignment: Tensor, grid: Grid, block: int) -> Tensor:
     """Move whole blocks of tokens ``y`` [B, H*W, D] by an assignment of blocks [B, N, N].
 
-    Clipped blocks at the edge count as full, their last row and column repeated, so that every aligned token is a
-    convex combination.
+    Clipped blocks at the edge count as full, their last row and column repeated: an offset that a block lacks is taken
+    from the nearest position it has. So every aligned token is a convex combination, whatever the assignment; on maps
+    with clipped blocks the mean over positions is kept only nearly.
     """
     if block == 1:
         return align(y, assignment)

@@ -2,16 +2,16 @@
 
 import copy
 from collections.abc import Callable
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .functional import align, mix
+from .blockwise import align_blocks, block_size, pool_blocks
+from .functional import mix
 from .points import MixingPoint
-from .sinkhorn import CostScale, Transport, assign
+from .sinkhorn import CostScale, assign
 
 NO_EFFECT = 1e-3  # below this share of the logits, alignment does not matter
 
@@ -21,7 +21,13 @@ _NOT_SCALES = ("bias", "token", "pos")
 
 @torch.no_grad()
 def alignment_effect(
-    model: nn.Module, point: MixingPoint, epsilon: float = 0.02, cost_scale: CostScale = "mean", seed: int = 0
+    model: nn.Module,
+    point: MixingPoint,
+    epsilon: float = 0.02,
+    cost_scale: CostScale = "mean",
+    align_size: int | None = None,
+    max_positions: int = 196,
+    seed: int = 0,
 ) -> float:
     """Relative difference of the logits between aligned and unaligned mixing at a point, Sinkhorn converged.
 
@@ -32,7 +38,7 @@ def alignment_effect(
     Args:
         model: The model.
         point: From :func:`alignmix_timm.choose_point`.
-        epsilon, cost_scale: See :func:`alignmix_timm.sinkhorn.assign`.
+        epsilon, cost_scale, align_size, max_positions: See :func:`alignmix_timm.attach`.
         seed: Of the images and scales.
 
     Returns:
@@ -45,20 +51,28 @@ def alignment_effect(
     coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator)
     images = F.interpolate(coarse, size=point.input_size[1:], mode="bilinear").to(device)
     _calibrate_batch_norm(copied, images)
-    solver = partial(assign, epsilon=epsilon, num_iters=_CONVERGED, cost_scale=cost_scale)
-    aligned, unaligned = (_mixed_logits(copied, point, images, solve) for solve in (solver, None))
+    block = block_size(point.map_size, max_positions, align_size)
+
+    def moved(tokens: Tensor, partners: Tensor) -> Tensor:
+        coarse, coarse_partners = (pool_blocks(side, point.map_size, block) for side in (tokens, partners))
+        transport = assign(coarse, coarse_partners, epsilon, _CONVERGED, cost_scale)
+        return align_blocks(partners, transport.assignment, point.map_size, block)
+
+    def unmoved(tokens: Tensor, partners: Tensor) -> Tensor:
+        return partners
+
+    aligned, unaligned = (_mixed_logits(copied, point, images, move) for move in (moved, unmoved))
     return float((aligned - unaligned).norm() / unaligned.norm())
 
 
 def _mixed_logits(
-    model: nn.Module, point: MixingPoint, images: Tensor, solver: Callable[[Tensor, Tensor], Transport] | None
+    model: nn.Module, point: MixingPoint, images: Tensor, move: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         feats = output[0] if isinstance(output, tuple) else output
         tokens, prefix = point.layout.split(feats)
         partners, partner_prefix = point.layout.split(feats.roll(1, 0))
-        if solver is not None:
-            partners = align(partners, solver(tokens, partners).assignment)
+        partners = move(tokens, partners)
         if prefix is not None and partner_prefix is not None:
             prefix = mix(prefix, partner_prefix, 0.5)
         feats = point.layout.join(mix(tokens, partners, 0.5), prefix, like=feats)

@@ -6,7 +6,6 @@ before the forward pass (``arm``); the hooks draw nothing and never wait for the
 
 import logging
 import warnings
-import weakref
 from typing import Any, TypedDict
 
 import torch
@@ -34,7 +33,6 @@ _DISARMED: dict[str, Any] = dict(
     perm=None,
     transport=None,
 )
-_attached: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[MixingHooks]]" = weakref.WeakKeyDictionary()
 
 
 class AttachOptions(TypedDict, total=False):
@@ -82,7 +80,7 @@ class MixingHooks:
 
         Raises:
             RuntimeError, FloatingPointError: as :meth:`check`, for the previous batch.
-            ValueError: no usable mixing point at this image size.
+            ValueError: no usable mixing point at this image size, or ``align_size`` is larger than its map.
         """
         self.check()
         if image_size != self.point.input_size:
@@ -101,9 +99,11 @@ class MixingHooks:
 
         Raises:
             RuntimeError: the batch was to be mixed, and no hook ran.
-            FloatingPointError: its features were not finite. Looked at on the CPU only, where that needs no wait.
+            FloatingPointError: features that were aligned were not finite. Looked at on the CPU only, where that needs
+                no wait.
         """
         if self.pending:
+            self.pending = False
             module = self.point.feature_module if self.action == "feat" else self.point.classifiers[0]
             raise RuntimeError(
                 f"the batch was to be mixed in mode {self.action!r}, but the hook on {module!r} did not run. Was the "
@@ -122,7 +122,6 @@ class MixingHooks:
         while self._handles:
             self._handles.pop().remove()
         self._hooked = ()
-        _attached.pop(self.model, None)
         self.disarm()
 
     def _place(self, image_size: ImageSize) -> None:
@@ -130,18 +129,18 @@ class MixingHooks:
         if image_size not in self._points:
             self._points[image_size] = choose_point(self.model, image_size, self.options["feature_module"])
             _logger.info("AlignMix mixes %s at images of %s.", self._points[image_size], image_size)
-        self.point = self._points[image_size]
-        align_size = self.options["align_size"]
-        self._block = block_size(self.point.map_size, self.options["max_positions"], align_size)
-        if self._hooked == self.point.modules:
-            return
-        while self._handles:
-            self._handles.pop().remove()
-        self._hooked = self.point.modules
-        modules = dict(self.model.named_modules())
-        self._handles.append(modules[self.point.feature_module].register_forward_hook(self._after_features))
-        for name in self.point.classifiers:
-            self._handles.append(modules[name].register_forward_pre_hook(self._before_classifier))
+        point = self._points[image_size]
+        block = block_size(point.map_size, self.options["max_positions"], self.options["align_size"])
+        if self._hooked != point.modules:
+            while self._handles:
+                self._handles.pop().remove()
+            feature_module = self.model.get_submodule(point.feature_module)
+            self._handles.append(feature_module.register_forward_hook(self._after_features))
+            for name in point.classifiers:
+                classifier = self.model.get_submodule(name)
+                self._handles.append(classifier.register_forward_pre_hook(self._before_classifier))
+            self._hooked = point.modules
+        self.point, self._block = point, block
 
     def _after_features(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self.root.training:
@@ -167,6 +166,11 @@ class MixingHooks:
         layout, grid, block = self.point.layout, self.point.map_size, self._block
         tokens, prefix = layout.split(feats)
         partners, partner_prefix = layout.split(feats[perm])
+        if tokens.shape[1] != grid[0] * grid[1]:
+            raise RuntimeError(
+                f"armed for images of {self.point.input_size}, with a map of {grid[0]} x {grid[1]} at "
+                f"{self.point.feature_module!r}; the model got images with one of {tokens.shape[1]} positions."
+            )
         if self.options["aligned"]:
             coarse, coarse_partners = pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block)
             self.transport = assign(
@@ -238,8 +242,10 @@ def attach(
     check_options(epsilon, num_iters, cost_scale)
     if hasattr(model, "_orig_mod"):
         raise ValueError("the model is compiled already: attach AlignMix to the network first, then compile it.")
-    if model in _attached and _attached[model]() is not None:
-        raise ValueError("the model has AlignMix attached already: call detach() on what attached it first.")
+    if _hooks_on(model):
+        raise ValueError(
+            "the model has AlignMix attached already, or is a copy of one that had: call alignmix_timm.detach(model)."
+        )
     options: AttachOptions = {
         "feature_module": feature_module,
         "input_size": input_size,
@@ -251,17 +257,27 @@ def attach(
         "aligned": aligned,
     }
     hooks = MixingHooks(model, model if root is None else root, options)
-    if feature_module is not None:
-        _warn_without_effect(model, hooks.point, options)
-    _attached[model] = weakref.ref(hooks)
+    if feature_module is not None and aligned:
+        try:
+            effect = alignment_effect(model, hooks.point, epsilon, cost_scale, align_size, max_positions)
+            if effect < NO_EFFECT:
+                warnings.warn(
+                    f"alignment has no effect at {feature_module!r}: logits of aligned and unaligned mixing differ by "
+                    f"{effect:.1e} of their size. Choose a module that a spatial operation still follows.",
+                    stacklevel=2,
+                )
+        except BaseException:
+            hooks.detach()
+            raise
     return hooks
 
 
-def _warn_without_effect(model: nn.Module, point: MixingPoint, options: AttachOptions) -> None:
-    effect = alignment_effect(model, point, options["epsilon"], options["cost_scale"])
-    if effect < NO_EFFECT:
-        warnings.warn(
-            f"alignment has no effect at {point.feature_module!r}: logits of aligned and unaligned mixing differ by "
-            f"{effect:.1e} of their size. Choose a module that a spatial operation still follows.",
-            stacklevel=3,
-        )
+def detach(model: nn.Module) -> None:
+    """Remove every trace of AlignMix from a model, or from a copy of one that was hooked."""
+    for hooks in _hooks_on(model):
+        hooks.detach()
+
+
+def _hooks_on(model: nn.Module) -> list[MixingHooks]:
+    owners = [getattr(hook, "__self__", None) for module in model.modules() for hook in module._forward_hooks.values()]
+    return [owner for owner in owners if isinstance(owner, MixingHooks)]

@@ -96,11 +96,11 @@ def train(epochs: int, seed: int) -> tuple[nn.Module, Images]:
 
 
 @torch.no_grad()
-def features(net: nn.Module, test: Images, size: int, pairs: int) -> tuple[Tensor, Tensor]:
-    """Tokens of random pairs of test images at the end of layer3, [pairs, N, D] each."""
+def features(net: nn.Module, test: Images, size: int, pairs: int, layer: str = "layer3") -> tuple[Tensor, Tensor]:
+    """Tokens of random pairs of test images at the end of a layer, [pairs, N, D] each."""
     pixels = test.subset(2 * pairs, seed=0, augment=False).pixels.float() / 127.5 - 1
     found: list[Tensor] = []
-    handle = net.get_submodule("layer3").register_forward_hook(lambda module, args, output: found.append(output))
+    handle = net.get_submodule(layer).register_forward_hook(lambda module, args, output: found.append(output))
     net(nn.functional.interpolate(pixels, size=size, mode="area"))
     handle.remove()
     tokens = found[0].flatten(2).mT

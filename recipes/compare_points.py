@@ -38,31 +38,34 @@ def main() -> None:
     args = parser.parse_args()
     train, test, names = load(EMBEDDED, args.image_size)
     runs = [json.loads(line) for line in args.save.read_text().splitlines()] if args.save.exists() else []
+    common = {name: value for name, value in vars(args).items() if name not in ("places", "seeds", "save")}
+    table: dict[tuple[str, bool], list[dict[str, float]]] = {}
     for seed in args.seeds:
-        for key in [("none", False), *((place, aligned) for place in args.places for aligned in (True, False))]:
-            setting = {"place": key[0], "aligned": key[1], "seed": seed, "model": args.model, "epochs": args.epochs}
-            if not any(setting.items() <= run.items() for run in runs):
-                runs.append({**setting, **run(setting, train.subset(args.train_size, seed, False), test, names, args)})
+        for place, aligned in [
+            ("none", False),
+            *((place, aligned) for place in args.places for aligned in (True, False)),
+        ]:
+            setting = {**common, "place": place, "aligned": aligned, "seed": seed}
+            found = next((run for run in runs if setting.items() <= run.items()), None)
+            if found is None:
+                found = {**setting, **run(setting, train.subset(args.train_size, seed, False), test, names, args)}
                 with args.save.open("a") as file:
-                    file.write(json.dumps(runs[-1]) + "\n")
-    runs = [run for run in runs if run["model"] == args.model and run["epochs"] == args.epochs]
+                    file.write(json.dumps(found) + "\n")
+            table.setdefault((place, aligned), []).append(found)
     default = choose_point(build(args, names), test.size).feature_module
     print(f"{args.model}, {args.train_size} images, {args.epochs} epochs, seeds {args.seeds}")
     print(f"{'place':24s}{'error %':>14s}{'ECE %':>14s}{'loss':>14s}{'s/epoch':>14s}")
-    for place in ("none", *args.places):
-        for aligned in (True, False):
-            chosen = [run for run in runs if run["place"] == place and run["aligned"] == aligned]
-            if chosen:
-                label = (
-                    place if place == "none" else f"{place}{'*' * (place == default)} {'' if aligned else 'un'}aligned"
-                )
-                cells = [spread([run[name] for run in chosen]) for name in ("error %", "ECE %", "loss", "s/epoch")]
-                print(f"{label:24s}" + "".join(f"{cell:>14s}" for cell in cells))
+    for (place, aligned), chosen in table.items():
+        label = place if place == "none" else f"{place}{'*' * (place == default)} {'' if aligned else 'un'}aligned"
+        cells = [spread([run[name] for run in chosen]) for name in ("error %", "ECE %", "loss", "s/epoch")]
+        print(f"{label:24s}" + "".join(f"{cell:>14s}" for cell in cells))
 
 
 def build(args: argparse.Namespace, names: list[str]) -> Any:
-    options = {"img_size": args.image_size} if "vit" in args.model else {}
-    return timm.create_model(args.model, num_classes=len(names), **options)
+    try:
+        return timm.create_model(args.model, num_classes=len(names), img_size=args.image_size)
+    except TypeError:  # a network that takes images of any size
+        return timm.create_model(args.model, num_classes=len(names))
 
 
 def run(

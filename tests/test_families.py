@@ -29,22 +29,24 @@ QUICK = (
     "cait_xxs24_224",
     "efficientformerv2_s0",
 )
+TOO_LARGE = ("deepseek_vit_412m", "gemma4_vit_167m", "qwen3_vit_88m")  # 0.4 G parameters, or images of 768 pixels
 
 
 @pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)])
 def test_trains_in_every_mode_and_alignment_matters(name: str) -> None:
+    if name in TOO_LARGE:
+        pytest.skip("a training step takes more than 15 GiB")
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=10)
     model = AlignMixModel(net).train()
     images = torch.randn(3, *model.hooks.point.input_size)
-    for mode in ("input", "embed", "feat"):
+    for mode in ("none", "input", "embed", "feat", "feat_swap"):
         model.zero_grad()
         output = model(images, torch.arange(3), draw(3, 0, 0, modes=(mode,)))
         output.loss.backward()
         assert output.loss.isfinite()
         assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in net.parameters())
-    if mode == "feat":
-        assert model.hooks.transport.marginal_error.mean() < 0.1
+    assert model.hooks.transport.marginal_error.mean() < 0.1
     model.detach()
     effect = alignment_effect(net, model.hooks.point)
     del model, net

@@ -1,13 +1,16 @@
 """The drop-in for timm.data.Mixup, and what goes wrong loudly."""
 
+import copy
 import math
+import pickle
+import warnings
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from alignmix_timm import AlignMix, AlignMixModel, attach, draw
+from alignmix_timm import AlignMix, AlignMixModel, attach, detach, draw
 
 
 @pytest.fixture
@@ -92,12 +95,36 @@ def test_other_hooks_never_see_the_trace(net: nn.Module) -> None:
 
 def test_attaching_twice_is_an_error_until_detached(net: nn.Module) -> None:
     model = AlignMixModel(net)
-    with pytest.raises(ValueError, match="attached already: call detach"):
-        AlignMix(net)
-    model.detach()
+    for hooked in (net, copy.deepcopy(net), pickle.loads(pickle.dumps(model)).model):
+        with pytest.raises(ValueError, match=r"attached already, .* call alignmix_timm.detach"):
+            AlignMix(hooked)
+        detach(hooked)
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in hooked.modules())
+    AlignMix(net).detach()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="no effect"):
+            attach(net, feature_module="layer4")
     AlignMix(net).detach()
     with pytest.raises(TypeError, match="epsilom"):
         AlignMix(net, epsilom=0.1)
+
+
+def test_a_size_that_fails_leaves_the_point_alone(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net, modes=("feat",), align_size=6, input_size=(3, 160, 160))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="align_size must be in"):
+            mixup_fn(torch.randn(4, 3, 64, 64), torch.arange(4))
+    x, _ = mixup_fn(torch.randn(4, 3, 160, 160), torch.arange(4))
+    net(x)
+    assert mixup_fn.hooks.transport.assignment.shape == (4, 25, 25)
+
+
+def test_images_of_another_size_than_the_drawn_are_an_error(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net, modes=("feat",), input_size=(3, 160, 160))
+    mixup_fn(torch.randn(4, 3, 160, 160), torch.arange(4))
+    with pytest.raises(RuntimeError, match=r"map of 10 x 10 at 'layer3.0'; the model got images with one of 16"):
+        net(images())
 
 
 def test_every_image_size_has_its_point(net: nn.Module) -> None:
@@ -120,6 +147,8 @@ def test_a_batch_that_no_hook_mixed_is_an_error(net: nn.Module) -> None:
     other(images())
     with pytest.raises(RuntimeError, match="the hook on 'fc' did not run"):
         mixup_fn(images(), torch.arange(4))
+    x, _ = mixup_fn(images(), torch.arange(4))  # reported once
+    other(x)
     with pytest.raises(RuntimeError, match="the hook on 'fc' did not run"):
         mixup_fn.hooks.check()
 

@@ -12,6 +12,7 @@ import torch
 from alignmix_timm import choose_point, describe_points
 from alignmix_timm.effect import alignment_effect
 from alignmix_timm.hooks import attach
+from alignmix_timm.points.__main__ import create_without_data
 
 # model, image size, module, layout, prefix tokens, map size: the second-last spatial block, read off the networks
 EXPECTED = [
@@ -33,14 +34,9 @@ EXPECTED = [
 ]
 
 
-def on_meta(name: str, **options: object) -> torch.nn.Module:
-    with torch.device("meta"):
-        return timm.create_model(name, **options)
-
-
 @pytest.mark.parametrize(("name", "size", "module", "kind", "prefix", "map_size"), EXPECTED)
 def test_default_point(name: str, size: int, module: str, kind: str, prefix: int, map_size: tuple[int, int]) -> None:
-    point = choose_point(on_meta(name), (3, size, size))
+    point = choose_point(create_without_data(name), (3, size, size))
     assert (point.feature_module, point.layout.kind, point.layout.num_prefix) == (module, kind, prefix)
     assert point.map_size == map_size
     assert "spatial operation follows" in point.reason
@@ -60,7 +56,7 @@ def test_the_trunk_may_stand_beside_the_classifier() -> None:
     class Wrapped(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.net = on_meta("resnet18")
+            self.net = create_without_data("resnet18")
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.net(x)
@@ -72,26 +68,29 @@ def test_the_trunk_may_stand_beside_the_classifier() -> None:
 
 
 def test_small_images_say_what_was_passed_over(caplog: pytest.LogCaptureFixture) -> None:
-    assert "layer3.1 passed over because its map is 2 x 2" in choose_point(on_meta("resnet18"), (3, 32, 32)).reason
+    assert (
+        "layer3.1 passed over because its map is 2 x 2"
+        in choose_point(create_without_data("resnet18"), (3, 32, 32)).reason
+    )
     assert "passed over" in caplog.text
 
 
 def test_default_size_is_the_one_the_model_was_built_for() -> None:
-    assert choose_point(on_meta("vit_tiny_patch16_224", img_size=96, in_chans=1)).input_size == (1, 96, 96)
-    assert choose_point(on_meta("test_resnet")).input_size == (3, 160, 160)
-    assert choose_point(on_meta("tresnet_m")).input_size == (3, 224, 224)
+    assert choose_point(create_without_data("vit_tiny_patch16_224", img_size=96, in_chans=1)).input_size == (1, 96, 96)
+    assert choose_point(create_without_data("test_resnet")).input_size == (3, 160, 160)
+    assert choose_point(create_without_data("tresnet_m")).input_size == (3, 224, 224)
 
 
 def test_images_need_not_be_square() -> None:
-    point = choose_point(on_meta("vit_tiny_patch16_224", img_size=(96, 160)))
+    point = choose_point(create_without_data("vit_tiny_patch16_224", img_size=(96, 160)))
     assert (point.layout.num_prefix, point.map_size) == (1, (6, 10))
-    assert choose_point(on_meta("swin_tiny_patch4_window7_224", img_size=(224, 448))).map_size == (7, 14)
+    assert choose_point(create_without_data("swin_tiny_patch4_window7_224", img_size=(224, 448))).map_size == (7, 14)
 
 
 def test_classifiers() -> None:
-    assert choose_point(on_meta("resnet18")).classifiers == ("fc",)
-    assert choose_point(on_meta("convnext_atto")).classifiers == ("head.fc",)
-    assert choose_point(on_meta("deit_tiny_distilled_patch16_224")).classifiers == ("head", "head_dist")
+    assert choose_point(create_without_data("resnet18")).classifiers == ("fc",)
+    assert choose_point(create_without_data("convnext_atto")).classifiers == ("head.fc",)
+    assert choose_point(create_without_data("deit_tiny_distilled_patch16_224")).classifiers == ("head", "head_dist")
 
 
 @pytest.mark.parametrize("name", ["resnet18", "levit_128s", "vit_tiny_patch16_224"])
@@ -111,7 +110,7 @@ def test_choosing_leaves_the_model_as_it_was(name: str) -> None:
 
 
 def test_override_by_name_and_index() -> None:
-    net = on_meta("resnet18")
+    net = create_without_data("resnet18")
     assert choose_point(net, feature_module="layer3").map_size == (14, 14)
     assert choose_point(net, feature_module=-1).feature_module == "layer4.1"
     assert choose_point(net, feature_module=-2).feature_module == "layer4.0"
@@ -128,14 +127,14 @@ def test_override_by_name_and_index() -> None:
 )
 def test_bad_override_is_named(override: str | int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        choose_point(on_meta("resnet18"), feature_module=override)
+        choose_point(create_without_data("resnet18"), feature_module=override)
 
 
 def test_small_and_partial_overrides_warn() -> None:
     with pytest.warns(UserWarning, match="the map at 'layer4.0' is 1 x 2, under 4 x 4"):
-        choose_point(on_meta("resnet18"), (3, 32, 64), "layer4.0")
+        choose_point(create_without_data("resnet18"), (3, 32, 64), "layer4.0")
     with pytest.warns(UserWarning, match="what by-passes it is not mixed"):
-        choose_point(on_meta("resnet18"), feature_module="layer4.0.conv1")
+        choose_point(create_without_data("resnet18"), feature_module="layer4.0.conv1")
 
 
 @pytest.mark.parametrize(
@@ -147,7 +146,7 @@ def test_small_and_partial_overrides_warn() -> None:
 )
 def test_no_usable_point_is_an_error(name: str, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        choose_point(on_meta(name, **options))
+        choose_point(create_without_data(name, **options))
 
 
 def test_not_a_classifier_is_an_error() -> None:
@@ -157,7 +156,7 @@ def test_not_a_classifier_is_an_error() -> None:
 
 def test_wrong_image_size_keeps_the_models_own_error() -> None:
     with pytest.raises(ValueError, match="does not run on images of size") as caught:
-        choose_point(on_meta("vit_tiny_patch16_224"), (3, 50, 50))
+        choose_point(create_without_data("vit_tiny_patch16_224"), (3, 50, 50))
     assert caught.value.__cause__ is not None
 
 
@@ -212,20 +211,27 @@ def test_table_of_support_resumes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "alignmix_timm.points", "--save", str(tmp_path / "points.jsonl")]
     first = subprocess.run([*command, "test_resnet", "crossvit_9_240"], check=True, capture_output=True, text=True)
     assert "test_resnet: layer3.0 NCHW r=100, the deepest map that a spatial operation follows" in first.stdout
-    assert "crossvit_9_240: ValueError: CrossVit at images of 240 x 240 has no map" in first.stdout
+    assert "crossvit_9_240: CrossVit at images of 240 x 240 has no map" in first.stdout
     assert "crossvit 0/1, resnet 1/1\n1 of 2 supported, timm" in first.stdout
     saved = (tmp_path / "points.jsonl").read_text()
     row = json.loads(saved.splitlines()[0])
-    (tmp_path / "points.jsonl").write_text(json.dumps({**row, "module": "kept"}) + "\n")
+    (tmp_path / "points.jsonl").write_text(json.dumps({**row, "module": "kept"}) + '\n{"model": "test_v')
     again = subprocess.run([*command, "test_resnet", "test_vit"], check=True, capture_output=True, text=True)
     assert "test_resnet: kept" in again.stdout
-    assert len((tmp_path / "points.jsonl").read_text().splitlines()) == 2
-    assert first.stderr == again.stderr == ""
+    assert [json.loads(line)["model"] for line in (tmp_path / "points.jsonl").open()] == ["test_resnet", "test_vit"]
+    smaller = subprocess.run(
+        [*command, "test_resnet", "--image-size", "32"], check=True, capture_output=True, text=True
+    )
+    assert "test_resnet: layer2.0 NCHW r=16" in smaller.stdout
+    unknown = subprocess.run([*command, "resnet"], check=False, capture_output=True, text=True)
+    assert unknown.returncode == 2
+    assert "not in timm.list_models()" in unknown.stderr
+    assert "Warning: 'alignmix_timm.points'" not in first.stderr + again.stderr
 
 
 def test_description_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    point = describe_points(on_meta("resnet18"))
-    assert point == choose_point(on_meta("resnet18"))
+    point = describe_points(create_without_data("resnet18"))
+    assert point == choose_point(create_without_data("resnet18"))
     assert (
         "ResNet at images of (3, 224, 224): features at layer4.0 (NCHW, 7 x 7), the deepest" in capsys.readouterr().out
     )

@@ -10,6 +10,8 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from . import built_for, choose_point
 
@@ -24,39 +26,66 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if not args.models and not args.all:
         parser.error("name one or more models, or --all")
+    known = timm.list_models()
+    wanted = known if args.all else list(dict.fromkeys(args.models))
+    if unknown := [name for name in wanted if name not in known]:
+        parser.error(f"not in timm.list_models() of timm {timm.__version__}: {', '.join(unknown)}")
     logging.disable(logging.WARNING)
     families = {name: family for family in timm.list_modules() for name in timm.list_models(module=family)}
-    rows = {}
-    if args.save is not None and args.save.exists():
-        rows = {row["model"]: row for row in map(json.loads, args.save.read_text().splitlines())}
-    wanted = timm.list_models() if args.all else args.models
+    saved = [] if args.save is None else _read(args.save)
+    rows: dict[str, dict[str, Any]] = {}
     for name in wanted:
-        if name not in rows:
-            rows[name] = {"model": name, "family": families.get(name, "?"), **_row(name, args.image_size)}
+        key = {"model": name, "family": families[name], "image_size": args.image_size, "timm": timm.__version__}
+        row = next((row for row in saved if key.items() <= row.items()), None)
+        if row is None:
+            row = {**key, **_row(name, args.image_size)}
             if args.save is not None:
                 with args.save.open("a") as file:
-                    file.write(json.dumps(rows[name]) + "\n")
-        row = rows[name]
-        where = row.get("error") or f"{row['module']} {row['layout']} r={row['r']}, {row['reason']}"
-        print(f"{name}: {where}")
-    supported = Counter(rows[name]["family"] for name in wanted if "error" not in rows[name])
-    total = Counter(rows[name]["family"] for name in wanted)
+                    file.write(json.dumps(row) + "\n")
+        rows[name] = row
+        where = row.get("refused") or f"{row['module']} {row['layout']} r={row['r']}, {row['reason']}"
+        print(f"{name}: {where}", flush=True)
+    supported = Counter(row["family"] for row in rows.values() if "refused" not in row)
+    total = Counter(row["family"] for row in rows.values())
     print("\n" + ", ".join(f"{family} {supported[family]}/{total[family]}" for family in sorted(total)))
     print(f"{supported.total()} of {total.total()} supported, timm {timm.__version__}")
 
 
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Saved rows; a last line that was cut off is removed from the file."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    if lines and not lines[-1].endswith("\n"):
+        complete = path.with_suffix(".partial")
+        complete.write_text("".join(lines[:-1]))
+        complete.replace(path)
+        lines.pop()
+    return [json.loads(line) for line in lines]
+
+
+def create_without_data(name: str, **options: Any) -> nn.Module:
+    """``timm.create_model`` on the meta device: the structure of a model of any size, in no memory."""
+    with torch.device("meta"), _LinspaceOnCpu():
+        return timm.create_model(name, **options)
+
+
+class _LinspaceOnCpu(TorchFunctionMode):
+    """Older timm reads values, such as drop-path rates, from ``torch.linspace`` when it builds a model."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **{**(kwargs or {}), **({"device": "cpu"} if func is torch.linspace else {})})
+
+
 def _row(name: str, image_size: int | None) -> dict[str, Any]:
     """Support of one model, created without data on the meta device."""
+    model = create_without_data(name)
     try:
-        with torch.device("meta"):
-            model = timm.create_model(name)
-        size = None if image_size is None else (built_for(model)[0], image_size, image_size)
-        point = choose_point(model, size)
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        point = choose_point(model, None if image_size is None else (built_for(model)[0], image_size, image_size))
+    except ValueError as error:
+        return {"refused": str(error)}
     height, width = point.map_size
     layout = f"{point.layout.kind}+{point.layout.num_prefix}" if point.layout.num_prefix else point.layout.kind
     return {"module": point.feature_module, "layout": layout, "r": height * width, "reason": point.reason}
 
 
-main()
+if __name__ == "__main__":
+    main()

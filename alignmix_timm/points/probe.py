@@ -22,7 +22,7 @@ class Trace:
 
     Attributes:
         inputs: First input tensor of each module that ran, by module name.
-        outputs: First output tensor of each module that ran, by module name.
+        outputs: Output of each module that ran, by module name: a tensor, or the first of a tuple.
         nodes: The autograd node that made that output, before anything changed it in place.
         logits: Output tensors of the model.
         image: Input of the model.
@@ -66,9 +66,10 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
 
     def record(name: str) -> Any:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            for tensors, records in ((tensors_of(args), inputs), (tensors_of(output), outputs)):
-                if tensors:
-                    records.pop(name, None)  # a module that runs twice counts where it ran last
+            first = output[0] if isinstance(output, tuple) and output else output
+            for tensors, records in ((tensors_of(args), inputs), (tensors_of(first), outputs)):
+                records.pop(name, None)  # a module that runs twice counts where it ran last
+                if tensors and (records is inputs or tensors[0] is first):
                     records[name] = tensors[0]
             nodes[name] = outputs[name].grad_fn if name in outputs else None
 
@@ -86,7 +87,10 @@ def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
         try:
             logits = tensors_of(fake(image))
         except Exception as error:
-            raise ValueError(f"the model does not run on images of size {tuple(input_size)}: {error}") from error
+            raise ValueError(
+                f"the model does not run on images of size {tuple(input_size)}: pass input_size=(C, H, W) of the "
+                f"images in use. {error}"
+            ) from error
     return Trace(inputs, outputs, nodes, logits, image)
 
 
