@@ -21,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
 from images import Images, load
+from timm.models._hub import save_for_hf  # not public in the oldest supported timm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -129,7 +130,7 @@ def save(net: Any, names: list[str], folder: Path, image_size: int) -> None:
     """Write config.json and model.safetensors, from which plain ``timm.create_model('local-dir:...')`` restores."""
     config: dict[str, Any] = {"input_size": (3, image_size, image_size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
     net.pretrained_cfg = {**net.pretrained_cfg, **config, "crop_pct": 1.0, "num_classes": len(names)}
-    timm.models.save_for_hf(net, str(folder), model_config={"label_names": names}, safe_serialization=True)
+    save_for_hf(net, str(folder), model_config={"label_names": names}, safe_serialization=True)
 
 
 def parse_args() -> argparse.Namespace:
