@@ -1,8 +1,9 @@
 """AlignMix for timm and Hugging Face: mixup of images whose feature maps were aligned by optimal transport."""
 
+from .attaching import attach, detach
 from .collate import AlignMixCollator
 from .functional import align, alignmix, mix, mix_targets
-from .hooks import MixingHooks, attach, detach
+from .hooks import MixingHooks
 from .model import AlignMix, AlignMixModel, AlignMixOutput
 from .params import MODES, MixParams, Mode, draw
 from .points import MixingPoint, choose_point, describe_points

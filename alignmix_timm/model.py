@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from .attaching import attach
 from .functional import mix, mix_targets
-from .hooks import AttachOptions, attach
+from .hooks import AttachOptions
 from .params import DrawOptions, MixParams, check_draw_options, draw, process_index
 from .targets import check_smoothing, dense_targets
 
