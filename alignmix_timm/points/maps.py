@@ -28,6 +28,11 @@ class FeatureMaps:
         self.modules = dict(model.named_modules())
         self.classifiers = _classifiers(model)
         self.trace = trace(model, input_size)
+        silent = [name for name in self.classifiers if name not in self.trace.inputs]
+        if silent:
+            raise ValueError(
+                f"{self.label}: its classifier {silent[0]!r} is never called, so no embedding can be mixed."
+            )
         prefix = getattr(model, "num_prefix_tokens", 0)
         self.maps: dict[str, tuple[Layout, tuple[int, int]]] = {}
         for name, output in self.trace.outputs.items():
@@ -168,8 +173,12 @@ def _classifiers(model: nn.Module) -> tuple[str, ...]:
     get_classifier: Any = model.get_classifier
     found = get_classifier()
     names = {id(module): name for name, module in model.named_modules()}
-    heads = []
-    for head in found if isinstance(found, tuple | list) else (found,):
+    heads, pending = [], [found]
+    while pending:
+        head = pending.pop(0)
+        if isinstance(head, tuple | list | nn.ModuleList):  # distilled models, and heads of every stage
+            pending[:0] = list(head)
+            continue
         head = getattr(head, "fc", head)
         if not isinstance(head, nn.Module) or id(head) not in names:
             raise ValueError(f"get_classifier() of {label} returns {type(head).__name__}, not a module of the model.")
