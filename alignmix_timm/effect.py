@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .blockwise import align_blocks, block_size, pool_blocks
-from .functional import mix
+from .layout import mix_maps
 from .points import MixingPoint
 from .sinkhorn import CostScale, assign
 
@@ -70,12 +70,7 @@ def _mixed_logits(
 ) -> Tensor:
     def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         feats = output[0] if isinstance(output, tuple) else output
-        tokens, prefix = point.layout.split(feats)
-        partners, partner_prefix = point.layout.split(feats.roll(1, 0))
-        partners = move(tokens, partners)
-        if prefix is not None and partner_prefix is not None:
-            prefix = mix(prefix, partner_prefix, 0.5)
-        feats = point.layout.join(mix(tokens, partners, 0.5), prefix, like=feats)
+        feats = mix_maps(point.layout, feats, feats.roll(1, 0), 0.5, move)
         return (feats, *output[1:]) if isinstance(output, tuple) else feats
 
     handle = model.get_submodule(point.feature_module).register_forward_hook(hook)

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .blockwise import align_blocks, block_size, pool_blocks
 from .functional import mix
+from .layout import mix_maps
 from .params import MixParams
 from .points import MixingPoint, built_for, choose_point
 from .sinkhorn import CostScale, Transport, assign
@@ -161,26 +162,24 @@ class MixingHooks:
         return (mix(args[0], args[0][perm], lam), *args[1:])
 
     def _mix_features(self, feats: Tensor) -> Tensor:
-        """Align the map of each example's partner and mix; prefix tokens have no position and are only mixed."""
         perm, lam = self._parameters_for(feats)
-        layout, grid, block = self.point.layout, self.point.map_size, self._block
-        tokens, prefix = layout.split(feats)
-        partners, partner_prefix = layout.split(feats[perm])
+        return mix_maps(self.point.layout, feats, feats[perm], lam, self._align)
+
+    def _align(self, tokens: Tensor, partners: Tensor) -> Tensor:
+        """Move the partners' tokens to where the tokens have theirs; leave them if ``aligned`` is off."""
+        grid, block = self.point.map_size, self._block
         if tokens.shape[1] != grid[0] * grid[1]:
             raise RuntimeError(
                 f"armed for images of {self.point.input_size}, with a map of {grid[0]} x {grid[1]} at "
                 f"{self.point.feature_module!r}; the model got images with one of {tokens.shape[1]} positions."
             )
-        if self.options["aligned"]:
-            coarse, coarse_partners = pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block)
-            self.transport = assign(
-                coarse, coarse_partners, self.options["epsilon"], self.options["num_iters"], self.options["cost_scale"]
-            )
-            partners = align_blocks(partners, self.transport.assignment, grid, block)
-        mixed = mix(tokens, partners, lam)
-        if prefix is not None and partner_prefix is not None:
-            prefix = mix(prefix, partner_prefix, lam)
-        return layout.join(mixed, prefix, like=feats)
+        if not self.options["aligned"]:
+            return partners
+        coarse, coarse_partners = pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block)
+        self.transport = assign(
+            coarse, coarse_partners, self.options["epsilon"], self.options["num_iters"], self.options["cost_scale"]
+        )
+        return align_blocks(partners, self.transport.assignment, grid, block)
 
     def _parameters_for(self, items: Tensor) -> tuple[Tensor, Tensor]:
         if self.perm is None or self.lam is None or self.perm.shape[0] != items.shape[0]:

@@ -1,11 +1,14 @@
 """Feature maps as tokens and back: NCHW, NHWC, and NLC with prefix tokens."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from .functional import mix
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,23 @@ class Layout:
         else:
             feats = tokens.reshape(like.shape)
         return feats.to(like.dtype)
+
+
+def mix_maps(
+    layout: Layout, feats: Tensor, partners: Tensor, lam: Tensor | float, move: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Mix maps of one layout: ``lam * feats + (1 - lam) * moved partners``.
+
+    Args:
+        layout: Of both maps.
+        feats, partners: Maps of the same shape.
+        lam: [B], or one value for all.
+        move: ``move(tokens, partner_tokens)`` returns the partners' position tokens, moved. Prefix tokens have no
+            position and are only mixed.
+    """
+    tokens, prefix = layout.split(feats)
+    partner_tokens, partner_prefix = layout.split(partners)
+    mixed = mix(tokens, move(tokens, partner_tokens), lam)
+    if prefix is not None and partner_prefix is not None:
+        prefix = mix(prefix, partner_prefix, lam)
+    return layout.join(mixed, prefix, like=feats)
