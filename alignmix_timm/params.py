@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .seeds import Stream, generator
+
 Mode = Literal["none", "input", "embed", "feat", "feat_swap"]
 MODES: tuple[Mode, ...] = ("input", "embed", "feat", "feat_swap")  # the paper's four, drawn uniformly
-
-_MODE_STREAM, _PAIR_STREAM = 0, 1
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ def draw(
     ):
         if value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}.")
-    mode = _draw_mode(_generator(seed, _MODE_STREAM, step), modes, weights, prob)
+    mode = _draw_mode(generator(seed, Stream.MODE, step), modes, weights, prob)
     if mode == "none" or batch_size == 1:
         return MixParams("none", torch.ones(batch_size), torch.arange(batch_size))
-    generator = _generator(seed, _PAIR_STREAM, step, micro)
-    lam = generator.beta(alpha, alpha, batch_size if per_example else 1).astype(np.float32)
+    rng = generator(seed, Stream.PAIR, step, micro)
+    lam = rng.beta(alpha, alpha, batch_size if per_example else 1).astype(np.float32)
     lam = np.broadcast_to(lam, batch_size)
-    perm = generator.permutation(batch_size)
+    perm = rng.permutation(batch_size)
     if mode == "feat_swap":
         perm = np.argsort(perm)
         lam = lam[perm]
@@ -138,19 +138,12 @@ def check_draw_options(
         raise ValueError(f"weights must be one number >= 0 for each of {tuple(modes)}, not all 0, got {weights}.")
 
 
-def _draw_mode(
-    generator: np.random.Generator, modes: Sequence[Mode], weights: Sequence[float] | None, prob: float
-) -> Mode:
-    mixed, choice = generator.random(2)
+def _draw_mode(rng: np.random.Generator, modes: Sequence[Mode], weights: Sequence[float] | None, prob: float) -> Mode:
+    mixed, choice = rng.random(2)
     if mixed >= prob:
         return "none"
     shares = np.cumsum(np.ones(len(modes)) if weights is None else np.asarray(weights, dtype=float))
     return modes[int(np.searchsorted(shares / shares[-1], choice, side="right"))]
-
-
-def _generator(seed: int, *key: int) -> np.random.Generator:
-    """An independent stream for every key."""
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def process_index() -> int:

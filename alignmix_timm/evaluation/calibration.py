@@ -20,8 +20,12 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 1
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(f"logits must be [N, C] and labels [N], got {tuple(logits.shape)} and {tuple(labels.shape)}.")
+    return float(confidence_gaps(logits, labels, num_bins).abs().sum() / len(labels))
+
+
+def confidence_gaps(logits: Tensor, labels: Tensor, num_bins: int = 15) -> Tensor:
+    """Sum of (right or not) - confidence over the examples of each bin, [num_bins] float64; sums of batches add up."""
     confidence, prediction = logits.double().softmax(1).max(1)
     gap = prediction.eq(labels).double() - confidence
     bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
-    sums = torch.zeros(num_bins, dtype=torch.float64, device=gap.device).index_add_(0, bins, gap)
-    return float(sums.abs().sum() / len(labels))
+    return torch.zeros(num_bins, dtype=torch.float64, device=gap.device).index_add_(0, bins, gap)

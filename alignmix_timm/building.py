@@ -1,0 +1,162 @@
+"""Model, loss, optimizer and schedule of a run: timm's, by its options."""
+
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.layers import convert_sync_batchnorm
+from timm.loss import BinaryCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.optim import Optimizer
+
+from .config import TrainConfig
+from .model import AlignMixModel
+
+
+def build_model(config: TrainConfig, num_classes: int) -> Any:
+    """The timm model.
+
+    Raises:
+        ValueError: timm cannot build it, or its weights cannot be had; the message says why.
+    """
+    name, args = config.model, model_args(config)
+    net: Any
+    options: dict[str, Any] = dict(num_classes=num_classes, in_chans=config.in_chans, pretrained=config.pretrained)
+    if config.drop is not None:
+        options["drop_rate"] = config.drop
+    if config.drop_path is not None:
+        options["drop_path_rate"] = config.drop_path
+    if config.initial_checkpoint:
+        if Path(config.initial_checkpoint).is_dir():
+            name, options["pretrained"] = f"local-dir:{config.initial_checkpoint}", True
+        else:
+            options["checkpoint_path"] = config.initial_checkpoint
+    try:
+        net = timm.create_model(name, **options, **args)
+    except Exception as error:  # timm, the Hub's client and torch raise many kinds
+        raise ValueError(
+            f"model {config.model!r} cannot be built: {error}. See timm.list_models(), and --pretrained, "
+            "--initial-checkpoint, --model-args."
+        ) from error
+    if config.grad_checkpointing:
+        net.set_grad_checkpointing(True)
+    if config.sync_bn:
+        net = convert_sync_batchnorm(net)
+    return net
+
+
+def model_args(config: TrainConfig) -> dict[str, Any]:
+    """Arguments of ``timm.create_model`` that the architecture needs to be built again."""
+    known = timm.models.get_pretrained_cfg(config.model)
+    sized = {"img_size": config.img_size} if config.img_size and known and known.fixed_input_size else {}
+    return {**sized, **config.model_args}
+
+
+def build_criterion(config: TrainConfig) -> nn.Module:
+    """The loss, on float targets [B, C]; label smoothing is in the targets."""
+    if config.loss == "bce":
+        return BinaryCrossEntropy(smoothing=0.0, target_threshold=config.bce_target_thresh)
+    return nn.CrossEntropyLoss()
+
+
+def wrap_model(net: nn.Module, config: TrainConfig, size: tuple[int, int, int]) -> AlignMixModel:
+    """The model with AlignMix attached, compiled if asked for."""
+    model = AlignMixModel(
+        net,
+        build_criterion(config),
+        label_smoothing=config.smoothing,
+        feature_module=config.feature_module,
+        input_size=size,
+        epsilon=config.epsilon,
+        num_iters=config.num_iters,
+        cost_scale=config.cost_scale,
+        align_size=config.align_size,
+        max_positions=config.max_positions,
+        aligned=config.aligned,
+    )
+    if config.compile:
+        model.model.compile()
+    return model
+
+
+def build_ema(net: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
+    """timm's moving average of the weights, in fp32; made before AlignMix is attached, so it never mixes."""
+    if not config.model_ema:
+        return None
+    return ModelEmaV3(net, decay=config.model_ema_decay, use_warmup=config.model_ema_warmup)
+
+
+def learning_rate(config: TrainConfig) -> float:
+    """The peak learning rate: as given, or in proportion to the images of an update."""
+    return config.lr if config.lr is not None else config.lr_base * config.batch_size / config.lr_base_size
+
+
+def build_optimizer(net: Any, config: TrainConfig) -> Optimizer:
+    """timm's optimizer; no weight decay for biases and norms.
+
+    Raises:
+        ValueError: unknown to timm, or wrong arguments.
+    """
+    parameters: Any = net
+    if config.body_lr_scale != 1:
+        if config.layer_decay is not None:
+            raise ValueError(
+                "body_lr_scale and layer_decay must not both be given: each sets the learning rate of parts."
+            )
+        parameters = _two_rates(net, config)
+    try:
+        return create_optimizer_v2(
+            parameters,
+            opt=config.opt,
+            lr=learning_rate(config),
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            layer_decay=config.layer_decay,
+            **config.opt_args,
+        )
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(f"opt {config.opt!r} with opt_args {config.opt_args} cannot be built: {error}") from error
+
+
+def build_schedule(optimizer: Optimizer, config: TrainConfig, updates_per_epoch: int) -> Any:
+    """timm's schedule, a function of the number of updates; None if there is none."""
+    if config.sched == "none":
+        return None
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        sched=config.sched,
+        num_epochs=config.epochs,
+        decay_epochs=config.decay_epochs,
+        decay_milestones=config.decay_milestones,
+        decay_rate=config.decay_rate,
+        min_lr=config.min_lr,
+        warmup_lr=config.warmup_lr,
+        warmup_epochs=config.warmup_epochs,
+        step_on_epochs=False,
+        updates_per_epoch=updates_per_epoch,
+    )
+    return schedule
+
+
+def _two_rates(net: Any, config: TrainConfig) -> list[dict[str, Any]]:
+    """Groups for classifier and rest, each with and without weight decay; timm's schedules know ``lr_scale``."""
+    heads = net.get_classifier()
+    heads = heads if isinstance(heads, tuple | list) else [heads]
+    classifier = {id(parameter) for head in heads for parameter in head.parameters()}
+    skipped = net.no_weight_decay() if hasattr(net, "no_weight_decay") else set()
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and not name.endswith(".bias") and name not in skipped
+            groups.setdefault((id(parameter) in classifier, decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr_scale": 1.0 if head else config.body_lr_scale,
+            "weight_decay": config.weight_decay if decayed else 0.0,
+        }
+        for (head, decayed), parameters in groups.items()
+    ]

@@ -1,0 +1,160 @@
+"""Image datasets of Hugging Face: by name on the Hub, or from a local folder; splits, columns and classes found."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+
+from .config import TrainConfig
+from .seeds import Stream, generator
+
+_IMAGES, _LABELS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
+_EVALUATION = ("test", "validation", "val", "valid")
+
+
+@dataclass
+class Splits:
+    """Training and evaluation rows of one dataset.
+
+    Attributes:
+        train: A map-style dataset, or an iterable one where it streams.
+        test: A map-style dataset.
+        image, label: Names of the columns.
+        names: Names of the classes; the labels are class indices.
+    """
+
+    train: Any
+    test: Any
+    image: str
+    label: str
+    names: list[str]
+
+
+def load_splits(config: TrainConfig) -> Splits:
+    """Load the dataset that the options name.
+
+    Raises:
+        ValueError: it cannot be loaded or reached; a split, column or label is not as it must be. The message says
+            what was found.
+    """
+    train = _load(config, config.train_split, config.streaming)
+    features = train.features
+    if features is None:
+        raise ValueError(f"{config.data} does not describe its columns, which streaming needs: use --no-streaming.")
+    image = _column("image_column", config.image_column, features, datasets.Image, _IMAGES)
+    label = _column(
+        "label_column", config.label_column, features, datasets.ClassLabel, ("label", "labels", "fine_label")
+    )
+    split = config.val_split or next((name for name in _EVALUATION if name in _names(config)), None)
+    if split is not None:
+        test = _load(config, split, streaming=False)
+    elif config.streaming:
+        raise ValueError(f"{config.data} has no evaluation split among {_names(config)}: pass --val-split.")
+    else:
+        train, test = _hold_out(train, label, config)
+    if config.max_eval_samples is not None:
+        test = test.select(range(min(config.max_eval_samples, len(test))))
+    if config.max_train_samples is not None and not config.streaming:
+        rows = generator(config.seed, Stream.SPLIT).permutation(len(train))[: config.max_train_samples]
+        train = train.select(np.sort(rows))
+    names = _class_names(train, test, label, config)
+    train, test = (_undecoded(part, image, label, names) for part in (train, test))
+    return Splits(train, test, image, label, names)
+
+
+def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
+    """Random images of the right shape, for a dry run."""
+    rng, names = generator(config.seed, Stream.SPLIT), [str(number) for number in range(config.num_classes or 10)]
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
+
+    def rows(count: int) -> Any:
+        pixels = rng.integers(0, 256, (count, size[1], size[2], 3), dtype=np.uint8)
+        columns = {"image": list(pixels), "label": rng.integers(0, len(names), count).tolist()}
+        return datasets.Dataset.from_dict(columns, features=features)
+
+    train, test = rows(2 * config.batch_size), rows(config.batch_size + 1)
+    train, test = (_undecoded(part, "image", "label", names) for part in (train, test))
+    return Splits(train, test, "image", "label", names)
+
+
+def _load(config: TrainConfig, split: str, streaming: bool) -> Any:
+    """One split; the errors of several libraries become one sentence."""
+    path = Path(config.data).expanduser()
+    try:
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            saved = datasets.load_from_disk(str(path))
+            parts = saved if isinstance(saved, dict) else {"train": saved}
+            if split not in parts:
+                raise ValueError(f"unknown split {split!r}, it has {list(parts)}")
+            return parts[split].to_iterable_dataset(num_shards=64) if streaming else parts[split]
+        name, revision = (str(path), None) if path.exists() else (config.data, config.revision)
+        return datasets.load_dataset(name, config.data_config, split=split, streaming=streaming, revision=revision)
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise ValueError(
+            f"cannot load split {split!r} of {config.data!r}: {reason}. Pass --data a folder, or the name of a dataset "
+            "on the Hub that this machine can reach; --data-config, --revision and --train-split say which part."
+        ) from error
+
+
+def _names(config: TrainConfig) -> list[str]:
+    """Names of the splits."""
+    path = Path(config.data).expanduser()
+    if (path / "dataset_dict.json").exists():
+        return list(datasets.load_from_disk(str(path)))
+    if (path / "state.json").exists():
+        return ["train"]
+    name = str(path) if path.exists() else config.data
+    return datasets.get_dataset_split_names(
+        name, config.data_config, revision=None if path.exists() else config.revision
+    )
+
+
+def _column(option: str, wanted: str | None, features: Any, kind: type, usual: tuple[str, ...]) -> str:
+    typed = [name for name, feature in features.items() if isinstance(feature, kind)]
+    found = wanted or next((name for name in (*typed, *usual) if name in features), None)
+    if found is None or found not in features:
+        raise ValueError(f"{option} must be one of the columns {list(features)}, got {found}.")
+    return found
+
+
+def _hold_out(train: Any, label: str, config: TrainConfig) -> tuple[Any, Any]:
+    """Evaluate on rows of the training split, drawn at random, and train on the rest."""
+    order = generator(config.seed, Stream.SPLIT).permutation(len(train))
+    count = round(config.val_fraction * len(train))
+    if not 0 < count < len(train):
+        raise ValueError(
+            f"val_fraction must leave rows for both parts, got {config.val_fraction} of {len(train)} rows."
+        )
+    return train.select(np.sort(order[count:])), train.select(np.sort(order[:count]))
+
+
+def _class_names(train: Any, test: Any, label: str, config: TrainConfig) -> list[str]:
+    feature = train.features[label]
+    if isinstance(feature, datasets.ClassLabel):
+        if isinstance(test.features[label], datasets.ClassLabel) and test.features[label].names != feature.names:
+            raise ValueError(f"the classes of the training and evaluation splits of {config.data} differ.")
+        names = list(feature.names)
+    elif config.streaming and config.num_classes:
+        names = [str(number) for number in range(config.num_classes)]
+    elif config.streaming:
+        raise ValueError(f"the labels {label!r} of {config.data} have no names: pass --num-classes to stream them.")
+    else:
+        values = sorted({*train.unique(label), *test.unique(label)})
+        numbers = all(isinstance(value, int) for value in values)
+        names = [str(number) for number in range(max(values) + 1)] if numbers else [str(value) for value in values]
+    if config.num_classes not in (None, len(names)) and (
+        isinstance(feature, datasets.ClassLabel) or config.num_classes < len(names)
+    ):
+        raise ValueError(f"num_classes must be that of {label!r}, which has {len(names)}, got {config.num_classes}.")
+    return names
+
+
+def _undecoded(rows: Any, image: str, label: str, names: list[str]) -> Any:
+    """Images as bytes, decoded in the data workers; labels as class indices."""
+    rows = rows.cast_column(image, datasets.Image(decode=False))
+    if getattr(rows.features[label], "dtype", None) in ("string", "large_string"):
+        rows = rows.cast_column(label, datasets.ClassLabel(names=names))
+    return rows.select_columns([image, label])

@@ -1,0 +1,45 @@
+"""Accuracy, loss and calibration as sums, which add up exactly over batches and processes."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .calibration import confidence_gaps
+
+_BINS = 15
+
+
+def no_scores() -> Tensor:
+    """The sums over no rows."""
+    return torch.zeros(4 + _BINS, dtype=torch.float64)
+
+
+def scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sums over a batch: rows, right at top-1, right at top-5, loss, and the confidence gap of each bin.
+
+    Args:
+        logits: [N, C].
+        labels: Class indices, [N].
+
+    Returns:
+        [4 + 15] float64 on the same device, to be added up and given to :func:`summary`.
+    """
+    logits = logits.double()
+    right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    head = torch.stack([torch.ones_like(labels).sum(), right[:, 0].sum(), right.any(1).sum(), loss])
+    return torch.cat([head, confidence_gaps(logits, labels, _BINS)])
+
+
+def summary(sums: Tensor) -> dict[str, float]:
+    """Rows, top-1 and top-5 accuracy and expected calibration error in percent, and the mean loss.
+
+    Raises:
+        ValueError: no rows.
+    """
+    rows = float(sums[0])
+    if not rows:
+        raise ValueError("there is no row to evaluate.")
+    top1, top5, loss = (sums[1:4] / rows).tolist()
+    ece = float(sums[4:].abs().sum() / rows)
+    return {"rows": rows, "top1": 100 * top1, "top5": 100 * top5, "loss": loss, "ece": 100 * ece}

@@ -1,0 +1,134 @@
+"""What a run reports: ``metrics.jsonl``, trackers, a progress bar or plain lines, and curves."""
+
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
+
+_logger = logging.getLogger(__name__)
+
+UNREPEATABLE = ("time", "images_per_second", "data_wait", "peak_memory_mib")  # other from run to run
+
+
+class Sums:
+    """Weighted means by name, summed on the device: adding to them waits for nothing."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, name: str, value: Tensor, weight: float = 1.0) -> None:
+        """Count a mean over ``weight`` examples."""
+        value = value.detach().float() * weight
+        pair = torch.stack([value, torch.full_like(value, weight)])
+        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def take(self, accelerator: Accelerator) -> tuple[dict[str, float], dict[str, float]]:
+        """Means and weights over all processes, by name; every process has the same names. Starts anew."""
+        names, sums = sorted(self._sums), self._sums
+        self._sums = {}
+        if not names:
+            return {}, {}
+        table = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").cpu()
+        return (
+            {name: float(total / weight) for name, (total, weight) in zip(names, table, strict=True)},
+            {name: float(weight) for name, (_, weight) in zip(names, table, strict=True)},
+        )
+
+
+class Journal:
+    """Writes in the main process only. Each record is a line of ``metrics.jsonl`` with its ``kind`` and ``step``."""
+
+    def __init__(self, folder: Path, accelerator: Accelerator, total: int, start: int) -> None:
+        self.folder, self.accelerator = folder, accelerator
+        self.path = folder / "metrics.jsonl"
+        self.main = accelerator.is_main_process
+        if self.main:
+            self._keep_until(start)
+        self.bar = tqdm(total=total, initial=start, unit="update", disable=None if self.main else True, leave=False)
+
+    def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
+        """Record, track, and print."""
+        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+        self.accelerator.log({f"{kind}/{name}": value for name, value in numbers.items()}, step=step)
+        if not self.main:
+            return
+        line = {"kind": kind, "step": step, **record, "time": round(time.time(), 1)}
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        text = ", ".join(f"{name} {_short(value)}" for name, value in record.items())
+        self.say(f"{kind} at update {step}/{self.bar.total}: {text}")
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+        if self.main:
+            self.bar.write(text)
+
+    def advance(self) -> None:
+        """One update more."""
+        self.bar.update()
+
+    def close(self) -> None:
+        """End the bar, and draw the curves if matplotlib is there."""
+        self.bar.close()
+        if self.main:
+            draw_curves(self.path, self.folder / "curves.png")
+
+    def _keep_until(self, step: int) -> None:
+        """Drop what a run that was killed wrote after the checkpoint it is resumed from, and a line cut short."""
+        if not self.path.exists():
+            return
+        records = read_journal(self.path)
+        temporary = self.path.with_name(".metrics.jsonl")
+        with temporary.open("w") as file:
+            file.writelines(json.dumps(record) + "\n" for record in records if record["step"] <= step)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The records of a ``metrics.jsonl``; a last line that was cut short is left out."""
+    records = []
+    for line in path.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def draw_curves(path: Path, picture: Path) -> None:
+    """Draw loss, accuracy, learning rate and share of modes over the updates."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        _logger.warning("No curves: matplotlib is not installed (pip install 'alignmix-timm[plots]').")
+        return
+    records = read_journal(path)
+    panels = {
+        "loss": ("train", lambda name: name == "loss" or name.startswith("loss_")),
+        "learning rate": ("train", lambda name: name == "lr"),
+        "alignment": ("train", lambda name: name in ("marginal_error", "mixed_acc")),
+        "top-1 %": ("eval", lambda name: name.endswith("top1")),
+    }
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    for axes, (title, (kind, wanted)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
+        chosen = [record for record in records if record["kind"] == kind]
+        for name in dict.fromkeys(name for record in chosen for name in record if wanted(name)):
+            points = [(record["step"], record[name]) for record in chosen if name in record]
+            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "", label=name)
+        axes.set(title=title, xlabel="update")
+        if axes.lines:
+            axes.legend(fontsize="small")
+    figure.savefig(picture)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,36 @@
+"""Weights that plain timm loads."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models._hub import save_for_hf  # not public in the oldest supported timm
+from torch import nn
+
+from .attaching import detach
+
+
+def save_for_timm(
+    net: nn.Module,
+    folder: str | Path,
+    label_names: list[str],
+    data: dict[str, Any],
+    model_args: dict[str, Any] | None = None,
+) -> None:
+    """Write the folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` restores.
+
+    Args:
+        net: A timm model, in any precision and memory format; it is copied, and stays as it is.
+        folder: Made if absent.
+        label_names: Names of the classes.
+        data: Input size, mean, std, interpolation and crop of the evaluation.
+        model_args: Arguments of ``timm.create_model`` that the architecture needs, such as ``img_size``.
+    """
+    copied: Any = copy.deepcopy(net).cpu().float().to(memory_format=torch.contiguous_format)
+    detach(copied)
+    for name in ("input_size", "mean", "std"):
+        data = {**data, name: tuple(data[name])}
+    copied.pretrained_cfg = {**copied.pretrained_cfg, **data, "num_classes": len(label_names)}
+    model_config: dict[str, Any] = {"label_names": label_names, "model_args": model_args or {}}
+    save_for_hf(copied, str(folder), model_config=model_config, safe_serialization=True)

@@ -1,0 +1,288 @@
+"""The training engine: one loop over updates, the same on any number of processes, and exact when resumed.
+
+Everything random is drawn from (seed, purpose, place): the order of the rows from the epoch, augmentation from (epoch,
+row), mixing and dropout from (update, micro-batch). So a checkpoint holds weights, optimizer, averages and the number
+of updates, and no random state.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from timm.utils import dispatch_clip_grad, distribute_bn
+from torch import Tensor, nn
+
+from .building import build_ema, build_model, build_optimizer, build_schedule, learning_rate, model_args, wrap_model
+from .checkpoint import Checkpoints, read_progress, write_progress
+from .config import TrainConfig
+from .data import load_splits, synthetic_splits
+from .effect import alignment_effect
+from .evaluation.accuracy import no_scores, scores, summary
+from .journal import Journal, Sums
+from .loaders import Loaders
+from .mixing import Mixing, mixed_accuracy
+from .publish import save_for_timm
+from .schedule import make_schedule
+from .seeds import Stream, seed_all
+from .stopping import StopSignal
+from .transforms import data_config
+
+
+class Run:
+    """A training run, built from its options, and resumed where they say so.
+
+    Attributes:
+        step: Updates done so far.
+        total: Updates of the whole run.
+
+    Raises:
+        ValueError: options, data, model and checkpoint do not go together.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.folder = Path(config.output)
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, log_with=config.trackers or None, project_dir=config.output
+        )
+        self.checkpoints = Checkpoints(self.folder, config.keep_checkpoints)
+        start = None if config.dry_run else self.checkpoints.choose(config.eval_only or config.resume)
+        saved = None if start is None else read_progress(start)["schedule"]
+        splits = None if config.dry_run else load_splits(config)
+        seed_all(config.seed, Stream.INIT)
+        self.net = build_model(config, len(splits.names) if splits else config.num_classes or 10)
+        self.data = data_config(self.net, config)
+        self.splits = splits or synthetic_splits(config, self.data["input_size"])
+        self.schedule = make_schedule(config, self.splits.train, self.accelerator.num_processes, saved)
+        config = replace(config, micro_batch_size=self.schedule.micro_batch, lr=learning_rate(config))
+        self.config = config
+        self.total = config.epochs * self.schedule.updates_per_epoch
+        self.net.to(self.accelerator.device, memory_format=self._memory_format())
+        self.ema = build_ema(self.net, config)
+        optimizer = build_optimizer(self.net, config)
+        self.lr_schedule = build_schedule(optimizer, config, self.schedule.updates_per_epoch)
+        wrapped = wrap_model(self.net, config, self.data["input_size"])
+        self.hooks = wrapped.hooks
+        self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
+        self.mixing = Mixing(config, self.schedule.updates_per_epoch, len(self.splits.names))
+        self.loaders = Loaders(config, self.splits, self.data, self.schedule, self.accelerator)
+        self.sums, self.corrupt = Sums(), set[int]()
+        self.step, self.best = 0, -1.0
+        if start is not None:
+            self.load(start)
+
+    def fit(self) -> dict[str, float]:
+        """Train to the end, or to a signal; return the last evaluation.
+
+        Raises:
+            FloatingPointError: the loss is not finite; raised before the next checkpoint is written.
+            SystemExit: 128 + the number of the signal at which the run was stopped, after saving.
+        """
+        if self.step >= self.total:
+            self.accelerator.print(f"The run in {self.folder} is finished: nothing to do.")
+            return self.evaluate_all()
+        self._pin_buckets()
+        self.journal = Journal(self.folder, self.accelerator, self.total, self.step)
+        stop, result = StopSignal(), dict[str, float]()
+        self._describe()
+        self._restart_clock()
+        batches = self.loaders.train(self.step, self.total)
+        while self.step < self.total and not (number := stop.agreed()):
+            self._update(batches)
+            self.step += 1
+            self.journal.advance()
+            done = self.step == self.total
+            epoch, place = divmod(self.step, self.schedule.updates_per_epoch)
+            if done or (place == 0 and epoch % self.config.eval_every == 0):
+                self._log()
+                result = self._evaluate_and_save()
+            elif self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
+                self._log()
+                self._save()
+            elif self.step % self.config.log_every == 0:
+                self._log()
+        stop.close()
+        self.hooks.check()
+        if self.step < self.total:
+            self._log()
+            self._save()
+            self.journal.close()
+            self.journal.say(f"Stopped by signal {number} after update {self.step}, saved: go on with --resume auto.")
+            raise SystemExit(128 + number)
+        self._finish()
+        return result
+
+    def evaluate(self, net: nn.Module) -> dict[str, float]:
+        """Measure on every row of the evaluation split exactly once, whatever the number of processes."""
+        if self.accelerator.num_processes > 1:
+            distribute_bn(net, self.accelerator.num_processes)  # batch-norm statistics of the main process, as saved
+        self.model.eval()
+        net.eval()
+        sums = no_scores().to(self.accelerator.device)
+        with torch.no_grad(), self.accelerator.autocast():
+            for batch in self.loaders.evaluation():
+                self.corrupt.update(batch["corrupt"])
+                if "pixel_values" in batch:
+                    batch = self._to_device(batch)
+                    sums = sums + scores(net(batch["pixel_values"]), batch["labels"])
+        self.model.train()
+        return summary(self.accelerator.reduce(sums, "sum").cpu())
+
+    def evaluate_all(self) -> dict[str, float]:
+        """The measurements of the model, and, with the prefix ``ema_``, of its average."""
+        result = self.evaluate(self.net)
+        if self.ema is not None:
+            result |= {f"ema_{name}": value for name, value in self.evaluate(self.ema.module).items()}
+        return result
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+        self.accelerator.load_state(str(folder))
+        progress = read_progress(folder)
+        self.step, self.best = progress["step"], progress["best"]
+        if self.ema is not None:
+            self.ema.module.load_state_dict(torch.load(folder / "ema.pt", "cpu", weights_only=True))
+
+    def _update(self, batches: Iterator[dict[str, Any]]) -> None:
+        """One update of the weights, from as many micro-batches as fall to this process."""
+        if self.lr_schedule is not None:
+            self.lr_schedule.step_update(self.step)
+        count = self.schedule.micros // self.accelerator.num_processes
+        for turn in range(count):
+            waited = time.perf_counter()
+            batch = self._to_device(next(batches))
+            self.waited += time.perf_counter() - waited
+            self.corrupt.update(batch["corrupt"])
+            last = turn == count - 1
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                loss = self._forward(batch, turn * self.accelerator.num_processes + self.accelerator.process_index)
+                self.accelerator.backward(loss / count)
+        if self.config.clip_grad is not None:
+            self.accelerator.unscale_gradients()
+            dispatch_clip_grad(self.model.parameters(), self.config.clip_grad, self.config.clip_mode)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.net, self.step + 1)
+
+    def _forward(self, batch: dict[str, Any], micro: int) -> Tensor:
+        """The loss of one micro-batch, mixed as drawn for its place in the run."""
+        images, labels, params, name = self.mixing(batch["pixel_values"], batch["labels"], self.step, micro)
+        seed_all(self.config.seed, Stream.NETWORK, self.step, micro)
+        loss, logits = self.model(images, labels, params)
+        self.sums.add("loss", loss, len(images))
+        self.sums.add(f"loss_{name}", loss, len(images))
+        self.sums.add("mixed_acc", mixed_accuracy(logits, labels, params), len(images))
+        if name in ("feat", "feat_swap") and self.hooks.transport is not None:
+            self.sums.add("marginal_error", self.hooks.transport.marginal_error.mean())
+            self.sums.add("effective_correspondences", self.hooks.transport.effective_correspondences.mean())
+        return loss
+
+    def _log(self) -> None:
+        """Write the means since the last line; stop a run whose loss is no number, before it can be saved."""
+        means, weights = self.sums.take(self.accelerator)
+        broken = [name for name, value in means.items() if name.startswith("loss") and not math.isfinite(value)]
+        if broken:
+            raise FloatingPointError(
+                f"{' and '.join(broken)} is not finite at update {self.step}. Lower --lr, warm up, clip gradients, or "
+                f"train in bf16; then go on from the last good checkpoint, {self.checkpoints.latest() or 'none yet'}."
+            )
+        shares = {
+            name.replace("loss", "share", 1): weights[name] / weights["loss"] for name in weights if "loss_" in name
+        }
+        seconds = time.perf_counter() - self.started
+        record = {
+            "epoch": round(self.step / self.schedule.updates_per_epoch, 4),
+            "lr": max(group["lr"] for group in self.optimizer.param_groups),
+            **means,
+            **shares,
+            "images_per_second": weights["loss"] / seconds,
+            "data_wait": self.waited / seconds,
+        }
+        if torch.cuda.is_available():
+            record["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        if self.corrupt:
+            record["corrupt_rows"] = sorted(self.corrupt)
+        self.journal.write("train", self.step, record)
+        self._restart_clock()
+
+    def _evaluate_and_save(self) -> dict[str, float]:
+        result = self.evaluate_all()
+        self.journal.write("eval", self.step, {"epoch": self.step / self.schedule.updates_per_epoch, **result})
+        score = result["ema_top1" if self.ema is not None else "top1"]
+        improved, self.best = score > self.best, max(score, self.best)
+        self._save(improved)
+        self._restart_clock()
+        return result
+
+    def _save(self, best: bool = False) -> None:
+        self.checkpoints.save(self.step, self.accelerator, self._write_more, best)
+
+    def _write_more(self, folder: Path) -> None:
+        write_progress(folder, self.config, self.schedule, self.step, self.best)
+        if self.ema is not None:
+            torch.save(self.ema.module.state_dict(), folder / "ema.pt")
+
+    def _describe(self) -> None:
+        """Say what is about to happen; start the trackers; measure the effect of alignment."""
+        config, processes = self.config, self.accelerator.num_processes
+        self.accelerator.init_trackers(
+            config.project, config={name: str(value) for name, value in asdict(config).items()}
+        )
+        per_forward, forwards = self.schedule.micro_batch, self.schedule.micros
+        self.journal.say(
+            f"{config.model} on {self.schedule.rows} rows of {config.data or 'synthetic images'}: updates {self.step} "
+            f"to {self.total}, {self.schedule.updates_per_epoch} an epoch, {per_forward * forwards} images each: "
+            f"{forwards} x {per_forward} over {processes} processes on {self.accelerator.device.type}, "
+            f"mixed precision {self.accelerator.mixed_precision}. AlignMix mixes {self.hooks.point}."
+        )
+        if self.step == 0:
+            write_progress(self.folder, config, self.schedule, self.step, self.best)
+            self._write_effect()
+
+    def _write_effect(self) -> None:
+        if self.config.aligned and self.mixing.aligns and self.accelerator.is_main_process:
+            config, point = self.config, self.hooks.point
+            effect = alignment_effect(
+                self.net, point, config.epsilon, config.cost_scale, config.align_size, config.max_positions
+            )
+            self.journal.write("effect", self.step, {"alignment_effect": effect})
+
+    def _finish(self) -> None:
+        self._write_effect()
+        if self.accelerator.is_main_process:
+            net = self.net if self.ema is None else self.ema.module
+            save_for_timm(net, self.folder / "model", self.splits.names, self.data, model_args(self.config))
+        self.journal.close()
+        self.journal.say(f"Done: weights for plain timm are in {self.folder / 'model'}.")
+        self.accelerator.end_training()
+
+    def _pin_buckets(self) -> None:
+        """Let DDP settle the order in which it sums gradients, which it otherwise changes after the first update.
+
+        Without this, a run resumed on three processes or more adds in another order than the run that was killed.
+        """
+        if self.accelerator.num_processes > 1:
+            self.model.eval()
+            images = torch.zeros(self.schedule.micro_batch, *self.data["input_size"], device=self.accelerator.device)
+            for _ in range(2):
+                self.model(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))[0].backward()
+            self.optimizer.zero_grad()
+        self.model.train()
+
+    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self._memory_format())
+        return batch
+
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.config.channels_last else torch.contiguous_format
+
+    def _restart_clock(self) -> None:
+        self.started, self.waited = time.perf_counter(), 0.0

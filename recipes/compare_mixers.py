@@ -1,0 +1,55 @@
+"""Train one network with each way of mixing, several seeds, and print error and calibration with their spread.
+
+    python recipes/compare_mixers.py --data path/or/name
+    python recipes/compare_mixers.py --data path/or/name --seeds 0 1 2 --mixers none alignmix --epochs 5
+
+Other options are those of train.py, before those of configs/fashion_mnist.yaml. Runs that are finished are not trained
+again: stop it when you like, and go on with the same command.
+"""
+
+import argparse
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+from alignmix_timm.config import parse_config
+from alignmix_timm.journal import read_journal
+from alignmix_timm.running import run
+
+METHODS = {"none": "no mixing", "mixup": "input mixup", "cutmix": "CutMix", "alignmix": "AlignMix"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--mixers", nargs="+", choices=METHODS, default=list(METHODS))
+    args, others = parser.parse_known_args()
+    config = parse_config(others, Path(__file__).parent / "configs" / "fashion_mnist.yaml")
+    table = {}
+    for mixer in args.mixers:
+        results = []
+        for seed in args.seeds:
+            output = f"{config.output}/{mixer}-{seed}"
+            run(replace(config, mixers=[mixer], seed=seed, output=output, resume="auto"))
+            results.append(
+                next(line for line in reversed(read_journal(Path(output) / "metrics.jsonl")) if "top1" in line)
+            )
+        table[mixer] = results
+    print(
+        f"\n{config.model}, {config.max_train_samples or 'all'} training images, {config.epochs} epochs, seeds {args.seeds}"
+    )
+    print("\n|  | error % | ECE % | loss |\n|---|---|---|---|")
+    for mixer, results in table.items():
+        error, ece, loss = ([result[name] for result in results] for name in ("top1", "ece", "loss"))
+        cells = spread([100 - value for value in error]), spread(ece), spread(loss)
+        print(f"| {METHODS[mixer]} | {' | '.join(cells)} |")
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
+    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Options: layers, types, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from alignmix_timm.config import TrainConfig, parse_config
+
+CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
+
+
+def test_the_command_line_goes_before_the_file_before_the_defaults(tmp_path: Path) -> None:
+    file, defaults = tmp_path / "file.yaml", tmp_path / "defaults.yaml"
+    defaults.write_text("data: a\nmodel: b\nepochs: 3\n")
+    file.write_text("model: c\nepochs: 4\n")
+    config = parse_config(["--config", str(file), "--epochs", "5"], defaults)
+    assert (config.data, config.model, config.epochs) == ("a", "c", 5)
+
+
+def test_yaml_words_that_look_like_other_types(tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_text("data: a\nlr: 1e-3\nmixed_precision: no\nresume: no\nmodes: [feat]\n")
+    config = parse_config(["-c", str(tmp_path / "file.yaml")])
+    assert (config.lr, config.mixed_precision, config.resume, config.modes) == (1e-3, "no", "no", ["feat"])
+
+
+def test_saved_options_are_read_back(tmp_path: Path) -> None:
+    line = "--data a --opt-args betas=[0.9,0.95] nesterov=true --no-aligned --mixers alignmix cutmix --lr 0.3"
+    config = parse_config(line.split())
+    assert config.opt_args == {"betas": [0.9, 0.95], "nesterov": True}
+    config.save(tmp_path / "config.yaml")
+    assert parse_config(["-c", str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--data a --bacth-size 3", "unknown option '--bacth-size'. Did you mean '--batch-size'?"),
+        ("--epochs 3", "data must be the name of a dataset on the Hub or a folder: pass --data."),
+        ("--data a --epochs 0", "epochs must be >= 1, got 0."),
+        ("--data a --mixers", "mixers must not be empty"),
+        ("--data a --mixers alignmax", "invalid choice: 'alignmax'"),
+        ("--data a --modes feet", "modes must be chosen from"),
+        ("--data a --epsilon -1", "epsilon must be"),
+        ("--data a --opt-args lr", "--opt-args must be name=value, got 'lr'."),
+        ("--data a --trackers wandbe", "trackers must be among"),
+        ("--data a -c none.yaml", "config must be a readable YAML file"),
+    ],
+)
+def test_wrong_options_are_named(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_config(line.split())
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batchsize: 3", "has an unknown option 'batchsize'. Did you mean 'batch_size'?"),
+        ("data: a\nepochs: many", "epochs must be of type int, got 'many'."),
+        ("data: a\nloss: mse", "loss must be among ('ce', 'bce'), got 'mse'."),
+        ("data: a\ncompile: 1", "compile must be of type bool, got 1."),
+        ("- a", "config must hold 'option: value' lines, got list"),
+    ],
+)
+def test_wrong_files_are_named(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file.yaml").write_text(text)
+    with pytest.raises(SystemExit):
+        parse_config(["-c", str(tmp_path / "file.yaml")])
+    assert message in capsys.readouterr().err
+
+
+def test_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_config(["--help"])
+    shown = capsys.readouterr().out
+    assert all(f"--{name.replace('_', '-')} " in shown for name in TrainConfig.__dataclass_fields__)
+    assert "(default: 0.02)" in shown
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_are_read_and_say_what_to_expect(path: Path) -> None:
+    parse_config(["-c", str(path), "--data", "a"])
+    header = path.read_text().split("\n\n")[0]
+    assert all(
+        word in header for word in ("python " if "python " in header else "accelerate launch", "Hardware:", "Time")
+    )
