@@ -31,17 +31,15 @@ def main() -> None:
         for seed in args.seeds:
             output = f"{config.output}/{mixer}-{seed}"
             run(replace(config, mixers=[mixer], seed=seed, output=output, resume="auto"))
-            results.append(
-                next(line for line in reversed(read_journal(Path(output) / "metrics.jsonl")) if "top1" in line)
-            )
+            records = read_journal(Path(output) / "metrics.jsonl")
+            results.append([record for record in records if "top1" in record][-1])
         table[mixer] = results
-    print(
-        f"\n{config.model}, {config.max_train_samples or 'all'} training images, {config.epochs} epochs, seeds {args.seeds}"
-    )
+    images = config.max_train_samples or "all"
+    print(f"\n{config.model}, {images} training images, {config.epochs} epochs, seeds {args.seeds}")
     print("\n|  | error % | ECE % | loss |\n|---|---|---|---|")
     for mixer, results in table.items():
-        error, ece, loss = ([result[name] for result in results] for name in ("top1", "ece", "loss"))
-        cells = spread([100 - value for value in error]), spread(ece), spread(loss)
+        top1, ece, loss = ([result[name] for result in results] for name in ("top1", "ece", "loss"))
+        cells = spread([100 - value for value in top1]), spread(ece), spread(loss)
         print(f"| {METHODS[mixer]} | {' | '.join(cells)} |")
 
 

@@ -1,0 +1,96 @@
+"""Checkpoints are complete or absent, and runs do not get in each other's way."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from alignmix_timm.checkpoint import Checkpoints, read_progress, write_progress
+from alignmix_timm.config import TrainConfig
+from alignmix_timm.schedule import Schedule
+from alignmix_timm.stopping import locked
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    accelerator = Accelerator(cpu=True)
+    accelerator.free_memory()
+    accelerator.prepare(torch.nn.Linear(3, 3))
+    return accelerator
+
+
+def write(folder: Path) -> None:
+    write_progress(folder, TrainConfig(data="a"), Schedule(10, 2, 1, 0), step=3, best=50.0)
+
+
+def steps(checkpoints: Checkpoints) -> list[int]:
+    return sorted(int(path.name.removeprefix("step-")) for path in checkpoints.root.iterdir())
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path, accelerator: Accelerator) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in range(1, 6):
+        checkpoints.save(step, accelerator, write, best=step == 2)
+    assert steps(checkpoints) == [2, 4, 5]
+    assert (tmp_path / "last").resolve() == checkpoints.latest()
+    assert (tmp_path / "best").resolve().name == "step-00000002"
+    assert read_progress(tmp_path / "last") == {"step": 3, "best": 50.0, "schedule": Schedule(10, 2, 1, 0)}
+    assert (tmp_path / "last" / "config.yaml").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path: Path, accelerator: Accelerator) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, accelerator, write, best=False)
+
+    def fail(folder: Path) -> None:
+        raise OSError("No space left on device")
+
+    with pytest.raises(
+        OSError, match=r"update 2 could not be written .*No space left.*last good one is .*step-00000001"
+    ):
+        checkpoints.save(2, accelerator, fail, best=True)
+    assert steps(checkpoints) == [1]
+    assert (tmp_path / "last").resolve().name == "step-00000001"
+    assert not (tmp_path / "best").exists()
+
+
+def test_leftovers_of_a_kill_are_no_checkpoints(tmp_path: Path, accelerator: Accelerator) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for leftover in (".partial", ".deleted-step-00000009"):
+        (checkpoints.root / leftover).mkdir(parents=True)
+    assert checkpoints.latest() is None
+    checkpoints.save(1, accelerator, write, best=False)
+    assert steps(checkpoints) == [1]
+
+
+def test_which_checkpoint_to_go_on_with(tmp_path: Path, accelerator: Accelerator) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert checkpoints.choose("auto") is None
+    assert checkpoints.choose("no") is None
+    checkpoints.save(7, accelerator, write, best=False)
+    assert checkpoints.choose("auto") == checkpoints.root / "step-00000007"
+    assert checkpoints.choose(str(tmp_path / "last")) == tmp_path / "last"
+    with pytest.raises(ValueError, match="holds a run already, saved at step-00000007: pass --resume auto"):
+        checkpoints.choose("no")
+    with pytest.raises(ValueError, match="resume must be auto, no, or the folder of a checkpoint, got 'latest'"):
+        checkpoints.choose("latest")
+
+
+HOLD = "import sys, time; from pathlib import Path; from alignmix_timm.stopping import locked\n"
+HOLD += "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+
+
+def test_a_run_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match=f"is held by process {holder.pid}: wait for it"), locked(tmp_path):
+        pass
+    holder.kill()
+    holder.wait()
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text() == str(os.getpid())

@@ -1,0 +1,156 @@
+"""Datasets of many kinds, their columns and images; and what is refused."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
+
+from alignmix_timm.config import TrainConfig
+from alignmix_timm.data import load_splits
+from alignmix_timm.decoding import read_image
+from alignmix_timm.examples import Key, Rows, collate
+
+
+def pictures(count: int, seed: int = 0) -> list[Image.Image]:
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    return [Image.fromarray(one) for one in pixels]
+
+
+def table(count: int, kind: Any, image: str = "image", values: list | None = None) -> datasets.Dataset:
+    features = datasets.Features({image: datasets.Image(), "label": kind})
+    labels = [row % 3 for row in range(count)] if values is None else values
+    return datasets.Dataset.from_dict({image: pictures(count), "label": labels}, features=features)
+
+
+NAMED = datasets.ClassLabel(names=["a", "b", "c"])
+
+
+def save(folder: Path, **splits: datasets.Dataset) -> str:
+    folder.mkdir(exist_ok=True)
+    for name, rows in splits.items():
+        rows.to_parquet(folder / f"{name}-00000-of-00001.parquet")
+    return str(folder)
+
+
+def test_a_folder_of_class_folders_holds_rows_out(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number, picture in enumerate(pictures(20)):
+            picture.save(tmp_path / name / f"{number}.png")
+    splits = load_splits(TrainConfig(data=str(tmp_path), val_fraction=0.25))
+    assert splits.names == ["cat", "dog"]
+    assert (len(splits.train), len(splits.test)) == (30, 10)
+    paths = [{row[splits.image]["path"] for row in part} for part in (splits.train, splits.test)]
+    assert not paths[0] & paths[1]
+    assert set(splits.train["label"]) == set(splits.test["label"]) == {0, 1}
+
+
+def test_parquet_files_and_saved_datasets(tmp_path: Path) -> None:
+    rows = table(12, NAMED, image="picture")
+    parquet = load_splits(TrainConfig(data=save(tmp_path / "parquet", train=rows, validation=rows.select(range(5)))))
+    datasets.DatasetDict(train=rows, test=rows.select(range(5))).save_to_disk(tmp_path / "saved")
+    saved = load_splits(TrainConfig(data=str(tmp_path / "saved"), max_train_samples=7, max_eval_samples=2))
+    assert (parquet.image, parquet.label, len(parquet.train), len(parquet.test)) == ("picture", "label", 12, 5)
+    assert (len(saved.train), len(saved.test), saved.names) == (7, 2, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("label", "values", "names", "indices"),
+    [
+        (datasets.Value("string"), ["x", "z", "y", "x"], ["x", "y", "z"], [0, 2, 1, 0]),
+        (datasets.Value("int64"), [0, 2, 3, 0], ["0", "1", "2", "3"], [0, 2, 3, 0]),
+    ],
+)
+def test_labels_without_names(tmp_path: Path, label: Any, values: list, names: list[str], indices: list[int]) -> None:
+    rows = table(4, label, values=values)
+    splits = load_splits(TrainConfig(data=save(tmp_path, train=rows, test=rows)))
+    assert splits.names == names
+    assert list(splits.train["label"]) == indices
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(image_column="pixels"), r"image_column must be one of the columns \['image', 'label'\], got pixels"),
+        (dict(label_column="class"), r"label_column must be one of the columns \['image', 'label'\], got class"),
+        (dict(num_classes=10), "num_classes must be that of 'label', which has 3, got 10"),
+        (dict(train_split="training"), "cannot load split 'training'"),
+        (dict(val_split="dev"), "cannot load split 'dev'"),
+        (dict(data="/no/such/folder"), "cannot load split 'train' of '/no/such/folder'"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    rows = table(4, NAMED)
+    with pytest.raises(ValueError, match=message):
+        load_splits(TrainConfig(**{"data": save(tmp_path, train=rows, test=rows)} | options))
+
+
+def test_an_unreachable_dataset_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ValueError, match=r"cannot load split 'train' of 'nobody/nothing'.*Pass --data a folder"):
+        load_splits(TrainConfig(data="nobody/nothing"))
+
+
+def encode(picture: Image.Image, kind: str = "PNG", **options: Any) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def test_images_of_every_mode_become_rgb() -> None:
+    colour = Image.new("RGB", (4, 4), (255, 0, 0))
+    palette = colour.convert("P")
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    found = [read_image(encode(one), "RGB") for one in (colour, palette, clear, colour.convert("L"))]
+    found.append(read_image(encode(colour.convert("CMYK"), "JPEG"), "RGB"))
+    found.append(read_image(encode(palette, transparency=0), "RGB"))
+    expected = [(255, 0, 0), (255, 0, 0), (255, 0, 0), (76, 76, 76), (255, 0, 0), (255, 0, 0)]
+    for picture, colours in zip(found, expected, strict=True):
+        assert picture.mode == "RGB"
+        assert np.abs(np.array(picture.getpixel((1, 1))) - colours).max() <= 2
+
+
+def test_deep_grey_keeps_its_levels() -> None:
+    levels = Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16))
+    assert abs(read_image(encode(levels), "L").getpixel((0, 0)) - 128) <= 1
+
+
+def test_images_are_turned_upright() -> None:
+    picture = Image.new("RGB", (4, 2))
+    exif = picture.getexif()
+    exif[0x0112] = 6
+    assert read_image(encode(picture, "JPEG", exif=exif), "RGB").size == (2, 4)
+
+
+@pytest.fixture
+def broken() -> list[dict[str, Any]]:
+    """Five rows; the second and third cannot be read."""
+    rows = [{"image": encode(picture), "label": row} for row, picture in enumerate(pictures(5))]
+    rows[1]["image"] = {"bytes": rows[1]["image"]["bytes"][:30], "path": None}
+    rows[2]["image"] = None
+    return rows
+
+
+def test_a_broken_image_is_named(broken: list[dict[str, Any]]) -> None:
+    rows = Rows(broken, "image", "label", np.asarray, "RGB")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"the image of row 1 cannot be read: .*Pass --skip-corrupt"):
+        rows[Key(0, 1)]
+    with pytest.raises(ValueError, match="the image of row 2 cannot be read: it is missing"):
+        rows[Key(0, 2)]
+
+
+def test_a_broken_image_is_replaced_in_training_and_left_out_in_evaluation(broken: list[dict[str, Any]]) -> None:
+    train = Rows(broken, "image", "label", to_tensor, "RGB", skip_corrupt=True)
+    batch = collate([train[Key(0, row)] for row in range(5)])
+    assert batch["rows"].tolist() == [0, 3, 3, 3, 4]
+    assert batch["corrupt"] == [1, 2, 2]
+    test = Rows(broken, "image", "label", to_tensor, "RGB", skip_corrupt=True, replace=False)
+    batch = collate([test[Key(0, row)] for row in range(5)])
+    assert batch["rows"].tolist() == [0, 3, 4]
+    assert collate([test[Key(0, 1)]]) == {"corrupt": [1]}
