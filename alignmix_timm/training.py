@@ -87,14 +87,14 @@ class Run:
         if self.step >= self.total:
             self.accelerator.print(f"The run in {self.folder} is finished: nothing to do.")
             return self.evaluate_all()
-        self._pin_buckets()
+        self.start()
         self.journal = Journal(self.folder, self.accelerator, self.total, self.step)
         stop, result = StopSignal(), dict[str, float]()
         self._describe()
         self._restart_clock()
         batches = self.loaders.train(self.step, self.total)
         while self.step < self.total and not (number := stop.agreed()):
-            self._update(batches)
+            self.update(batches)
             self.step += 1
             self.journal.advance()
             done = self.step == self.total
@@ -149,7 +149,22 @@ class Run:
         if self.ema is not None:
             self.ema.module.load_state_dict(torch.load(folder / "ema.pt", "cpu", weights_only=True))
 
-    def _update(self, batches: Iterator[dict[str, Any]]) -> None:
+    def start(self) -> None:
+        """Get ready for :meth:`update`.
+
+        Lets DDP settle the order in which it sums gradients, which it otherwise changes after the first update: a run
+        resumed on three processes or more would add in another order than the run that was killed.
+        """
+        if self.accelerator.num_processes > 1:
+            self.model.eval()
+            images = torch.zeros(self.schedule.micro_batch, *self.data["input_size"], device=self.accelerator.device)
+            for _ in range(2):
+                self.model(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))[0].backward()
+            self.optimizer.zero_grad()
+        self.model.train()
+        self._restart_clock()
+
+    def update(self, batches: Iterator[dict[str, Any]]) -> None:
         """One update of the weights, from as many micro-batches as fall to this process."""
         if self.lr_schedule is not None:
             self.lr_schedule.step_update(self.step)
@@ -262,19 +277,6 @@ class Run:
         self.journal.close()
         self.journal.say(f"Done: weights for plain timm are in {self.folder / 'model'}.")
         self.accelerator.end_training()
-
-    def _pin_buckets(self) -> None:
-        """Let DDP settle the order in which it sums gradients, which it otherwise changes after the first update.
-
-        Without this, a run resumed on three processes or more adds in another order than the run that was killed.
-        """
-        if self.accelerator.num_processes > 1:
-            self.model.eval()
-            images = torch.zeros(self.schedule.micro_batch, *self.data["input_size"], device=self.accelerator.device)
-            for _ in range(2):
-                self.model(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))[0].backward()
-            self.optimizer.zero_grad()
-        self.model.train()
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = send_to_device(batch, self.accelerator.device, non_blocking=True)

@@ -1,6 +1,7 @@
 """The network compiled: one graph for each action, no graph break, the gradients of the plain run."""
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import timm
@@ -28,10 +29,12 @@ def fresh_compiler() -> None:
     torch._dynamo.utils.counters.clear()
 
 
-def build(name: str, size: int) -> AlignMixModel:
+def build(name: str, size: int, **options: Any) -> AlignMixModel:
     torch.manual_seed(0)
-    options = {"img_size": size} if name == "test_vit" else {}
-    return AlignMixModel(timm.create_model(name, num_classes=4, **options), input_size=(3, size, size)).train()
+    if name == "test_vit":
+        options["img_size"] = size
+    net = timm.create_model(name, num_classes=4, drop_path_rate=0.0, **options)
+    return AlignMixModel(net, input_size=(3, size, size)).train()
 
 
 def steps(size: int) -> list[tuple[Tensor, MixParams]]:
@@ -72,11 +75,12 @@ def test_one_graph_for_each_action(name: str, size: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "size"), QUICK)
-def test_inductor_gives_the_gradients_of_the_plain_run(name: str, size: int) -> None:
-    model, plain = build(name, size), build(name, size)
+@pytest.mark.parametrize(("name", "options"), [("test_resnet", {"act_layer": "silu"}), ("test_vit", {})])
+def test_inductor_gives_the_gradients_of_the_plain_run(name: str, options: dict[str, str]) -> None:
+    """On smooth activations: at a kink of ReLU, rounding decides about a whole entry of the gradient."""
+    model, plain = build(name, 64, **options), build(name, 64, **options)
     model.model.compile()
-    for images, params in steps(size):
+    for images, params in steps(64):
         for found, expected in zip(gradients(model, images, params), gradients(plain, images, params), strict=True):
             assert (found - expected).norm() <= 1e-4 * expected.norm() + 1e-7
 

@@ -1,29 +1,23 @@
 """Two gloo processes against the same mixed batches computed one after the other in this process."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from distributed_step import build, examples
+from launcher import ENVIRONMENT, launcher
 
 from alignmix_timm import MixParams
 from alignmix_timm.collate import AlignMixCollator
 
 MODES = ("input", "embed", "feat", "feat_swap")
-LAUNCH = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
 
 
 @pytest.mark.parametrize(("kind", "architecture"), [("ddp", "test_resnet"), ("fsdp", "test_vit")])
 def test_gradients_equal_those_of_one_process(tmp_path: Path, kind: str, architecture: str) -> None:
-    script = str(Path(__file__).parent / "distributed_step.py")
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH, "--main_process_port=0", script]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [*command, str(tmp_path), kind, *MODES], env=environment, capture_output=True, text=True, timeout=300
-    )
+    line = [*launcher(2), str(Path(__file__).parent / "distributed_step.py"), str(tmp_path), kind, *MODES]
+    done = subprocess.run(line, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     for step, mode in enumerate(MODES):
         records = [torch.load(tmp_path / f"{mode}_{rank}.pt", weights_only=False) for rank in range(2)]

@@ -89,7 +89,9 @@ def test_images_need_not_be_square() -> None:
 def test_classifiers() -> None:
     assert choose_point(create_without_data("resnet18")).classifiers == ("fc",)
     assert choose_point(create_without_data("convnext_atto")).classifiers == ("head.fc",)
-    assert choose_point(create_without_data("efficientvim_m1")).classifiers == tuple(f"heads.{i}" for i in range(4))
+    if "efficientvim_m1" in timm.list_models():  # not in the oldest supported timm
+        heads = tuple(f"heads.{number}" for number in range(4))
+        assert choose_point(create_without_data("efficientvim_m1")).classifiers == heads
     assert choose_point(create_without_data("deit_tiny_distilled_patch16_224")).classifiers == ("head", "head_dist")
 
 

@@ -1,37 +1,31 @@
 """The recipes as a user starts them: real processes, real files."""
 
-import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from launcher import ENVIRONMENT, ROOT, launcher
 
 from alignmix_timm import choose_point
 from alignmix_timm.effect import alignment_effect
 
-ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
-TWO_PROCESSES = ["--multi_gpu", "--num_processes=2", "--num_machines=1", "--mixed_precision=no", "--dynamo_backend=no"]
 
 
-def launch(folder: Path, *args: object, options: tuple[str, ...] = (), expect: int = 0) -> str:
+def launch(folder: Path, *args: object, processes: int = 1, expect: int = 0) -> str:
     """Run ``accelerate launch`` in a folder, and return what it printed."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", *options, str(ROOT / "recipes" / "quickstart.py")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*command, *map(str, args)], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
-    )
+    line = [*launcher(processes), str(ROOT / "recipes" / "quickstart.py"), *map(str, args)]
+    done = subprocess.run(line, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("options", [(), (*TWO_PROCESSES, "--main_process_port=0")], ids=["one", "two"])
-def test_quickstart(tmp_path: Path, options: tuple[str, ...]) -> None:
-    printed = launch(tmp_path, "--epochs", 6, options=options)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_quickstart(tmp_path: Path, processes: int) -> None:
+    printed = launch(tmp_path, "--epochs", 6, processes=processes)
     rows = dict(re.findall(r"^(no mixing|AlignMix) +([\d.]+) ", printed, re.MULTILINE))
     assert min(float(accuracy) for accuracy in rows.values()) > 50  # chance is 10
     assert "img/s" in printed

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,10 +13,10 @@ from typing import Any
 import datasets
 import psutil
 import torch
+from launcher import ENVIRONMENT, ROOT, launcher
 
 from alignmix_timm.journal import UNREPEATABLE
 
-ROOT = Path(__file__).parents[1]
 EMBEDDED = ROOT / "recipes" / "data" / "fashion_mnist"
 OPTIONS = {
     "model": "test_resnet",
@@ -51,10 +50,7 @@ def command(
     data: Path | str, output: Path | str, processes: int = 1, script: str = "train.py", **changes: Any
 ) -> list[str]:
     """The command line of a run."""
-    start = [sys.executable]
-    if processes > 1:
-        launcher = "-m accelerate.commands.launch --multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no"
-        start += [*launcher.split(), "--num_processes", str(processes), "--main_process_port", "0"]
+    start = launcher(processes) if processes > 1 else [sys.executable]
     options = OPTIONS | {name.replace("_", "-"): value for name, value in changes.items()}
     line = [*start, str(ROOT / "recipes" / "train.py"), "--data", str(data), "--output", str(output), "--model-ema"]
     for name, value in options.items():
@@ -65,9 +61,8 @@ def command(
 
 def launch(line: list[str], **options: Any) -> subprocess.Popen[str]:
     """Start a run in a process group of its own."""
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return subprocess.Popen(line, env=environment, start_new_session=True, **pipes, **options)
+    return subprocess.Popen(line, env=ENVIRONMENT, start_new_session=True, **pipes, **options)
 
 
 def finish(line: list[str], code: int = 0, **options: Any) -> str:

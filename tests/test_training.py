@@ -1,0 +1,226 @@
+"""The training engine: what it counts, measures, writes, and refuses."""
+
+import json
+import math
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+from training import command, finish, launch, reached, records, save_rows
+
+from alignmix_timm.config import TrainConfig
+from alignmix_timm.data import load_splits
+from alignmix_timm.examples import Key, Rows, collate
+from alignmix_timm.journal import read_journal
+from alignmix_timm.running import run
+from alignmix_timm.training import Run
+from alignmix_timm.transforms import data_config, eval_transform
+
+SMALL: dict[str, Any] = dict(model="test_resnet", img_size=32, batch_size=32, epochs=1, workers=0, log_every=1, lr=0.05)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_rows(tmp_path_factory.mktemp("data") / "rows", train=160, test=61))
+
+
+def config(data: str, output: Path, **options: Any) -> TrainConfig:
+    return TrainConfig(**SMALL | dict(data=data, output=str(output)) | options)
+
+
+def test_a_run_leaves_weights_for_plain_timm_and_what_made_them(data: str, tmp_path: Path) -> None:
+    result = run(config(data, tmp_path, epochs=2, model_ema=True, model_ema_decay=0.5, keep_checkpoints=1))
+    net = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    described = json.loads((tmp_path / "model" / "config.json").read_text())
+    names = load_splits(config(data, tmp_path)).names
+    assert described["label_names"] == names
+    own = TrainConfig(data=data, **{**SMALL, "img_size": 32})
+    rows = Rows(load_splits(own).test, "image", "label", eval_transform(data_config(net, own)), "RGB")
+    batch = next(iter(DataLoader(rows, 61, sampler=[Key(0, row) for row in range(61)], collate_fn=collate)))
+    with torch.no_grad():
+        right = net(batch["pixel_values"]).argmax(1) == batch["labels"]
+    assert 100 * right.double().mean().item() == pytest.approx(result["ema_top1"])
+    assert result["rows"] == result["ema_rows"] == 61
+    assert (tmp_path / "config.yaml").read_text() == (tmp_path / "last" / "config.yaml").read_text()
+    assert json.loads((tmp_path / "versions.json").read_text())["timm"] == timm.__version__
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
+    run(config(data, tmp_path, epochs=4, log_every=20, mixers=["alignmix", "cutmix", "none"], mix_off_epoch=3))
+    lines = records(tmp_path, "train")
+    shares = {name: value for line in lines[:3] for name, value in line.items() if name.startswith("share_")}
+    assert {"share_cutmix", "share_none"} < set(shares)
+    for line in lines:
+        parts = [name.removeprefix("share_") for name in line if name.startswith("share_")]
+        assert sum(line[f"share_{part}"] for part in parts) == pytest.approx(1)
+        assert sum(line[f"share_{part}"] * line[f"loss_{part}"] for part in parts) == pytest.approx(
+            line["loss"], rel=1e-5
+        )
+        assert 0 <= line["mixed_acc"] <= 1
+    assert lines[-1]["share_none"] == 1
+    assert len(records(tmp_path, "effect")) == 2
+
+
+def test_learning_rates_and_updates_do_not_depend_on_processes_or_accumulation(data: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = dict(batch_size=64, epochs=3, lr_base=0.2)
+    run(config(data, tmp_path / "one", lr=None, **options))
+    run(config(data, tmp_path / "accumulated", lr=None, micro_batch_size=32, **options))
+    line = command(Path(data), tmp_path / "two", 2, mixers="alignmix", workers=0, checkpoint_every=9, **options)
+    finish(line)
+    curves = [
+        [(line["step"], line["lr"]) for line in records(tmp_path / name, "train")]
+        for name in ("one", "accumulated", "two")
+    ]
+    assert curves[0] == curves[1] == curves[2]
+    assert len(curves[0]) == 3 * (160 // 64)
+    assert max(rate for _, rate in curves[0]) == 0.2 * 64 / 256
+    assert {line["rows"] for line in records(tmp_path / "two", "eval")} == {61}
+
+
+def test_accumulated_gradients_are_those_of_the_whole_update(data: str, tmp_path: Path) -> None:
+    """With batch norm off, micro-batches of an unmixed update give the weights of one batch."""
+    options: dict[str, Any] = dict(model="test_convnext", mixers=["none"], scale=[1.0, 1.0], hflip=0.0, opt="momentum")
+    weights = []
+    for micro in (32, 8):
+        run(config(data, tmp_path / str(micro), micro_batch_size=micro, **options))
+        weights.append(load_file(tmp_path / str(micro) / "last" / "model.safetensors"))
+    for name, value in weights[0].items():
+        assert torch.allclose(value, weights[1][name], atol=1e-5), name
+
+
+def test_two_rates_of_learning(data: str, tmp_path: Path) -> None:
+    run(config(data, tmp_path, body_lr_scale=0.1, opt="momentum", sched="multistep", decay_milestones=[1], epochs=2))
+    state = torch.load(tmp_path / "last" / "optimizer.bin", weights_only=True)
+    assert {round(group["lr"], 9) for group in state["param_groups"]} == {0.005, 0.0005}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(channels_last=True, grad_checkpointing=True, clip_grad=1.0, smoothing=0.1),
+        dict(mixed_precision="bf16", loss="bce", bce_target_thresh=0.2, opt="lamb", mixers=["alignmix", "mixup"]),
+        dict(in_chans=1, aligned=False, drop=0.1, sched="none", modes=["feat"], label_column="label"),
+        dict(streaming=True, train_samples=160, workers=2, shuffle_buffer=50),
+    ],
+    ids=["memory", "precision", "grey", "streaming"],
+)
+def test_options_train_and_are_read_back(data: str, tmp_path: Path, options: dict[str, Any]) -> None:
+    result = run(config(data, tmp_path, **options))
+    again = run(
+        TrainConfig(**SMALL | dict(data=data, output=str(tmp_path), eval_only=str(tmp_path / "last")) | options)
+    )
+    assert again == pytest.approx(result, rel=1e-6)
+    assert all(math.isfinite(line["loss"]) for line in records(tmp_path, "train"))
+
+
+@pytest.mark.slow
+def test_a_compiled_run_equals_the_plain_run(data: str, tmp_path: Path) -> None:
+    torch.compiler.reset()
+    for name, compiled in (("plain", False), ("compiled", True)):
+        with torch.compiler.set_stance("default" if compiled else "force_eager"):
+            run(config(data, tmp_path / name, compile=compiled, modes=["input", "embed"]))
+    plain, compiled = (records(tmp_path / name, "train") for name in ("plain", "compiled"))
+    for left, right in zip(plain, compiled, strict=True):
+        assert left["loss"] == pytest.approx(right["loss"], rel=1e-3)
+
+
+def test_no_mixing_is_plain_training(data: str, tmp_path: Path) -> None:
+    run(config(data, tmp_path / "none", mixers=["none"]))
+    run(config(data, tmp_path / "off", mix_prob=0.0))
+    weights = [(tmp_path / name / "last" / "model.safetensors").read_bytes() for name in ("none", "off")]
+    assert weights[0] == weights[1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(data: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = dict(epochs=4, checkpoint_every=1, opt="momentum", weight_decay=0.0)
+    with pytest.raises(
+        FloatingPointError, match=r"is not finite at update \d+. Lower --lr.*last good checkpoint, .*step-"
+    ):
+        run(config(data, tmp_path, lr=1e18, **options))
+    weights = load_file(tmp_path / "last" / "model.safetensors")
+    assert (tmp_path / "last" / "progress.json").exists()
+    assert all(name for name in weights)
+
+
+def test_a_finished_run_and_another_run_are_noticed(data: str, tmp_path: Path) -> None:
+    result = run(config(data, tmp_path))
+    assert run(config(data, tmp_path, resume="auto")) == result
+    with pytest.raises(ValueError, match="holds a run already"):
+        run(config(data, tmp_path))
+    with pytest.raises(ValueError, match="can only be resumed as it was begun"):
+        run(config(data, tmp_path, resume="auto", batch_size=16))
+
+
+def test_errors_of_set_up_are_one_line(data: str, tmp_path: Path) -> None:
+    line = command(Path(data), tmp_path, model="resnet-18")
+    output = finish(line, code=1)
+    assert re.search(r"^error: model 'resnet-18' cannot be built: ", output, re.MULTILINE)
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_signal_saves_and_ends_the_run(data: str, tmp_path: Path, number: int, processes: int) -> None:
+    line = command(Path(data), tmp_path, processes, epochs=500, checkpoint_every=10_000, eval_every=500)
+    process = launch(line)
+    ready = reached(tmp_path, 2)
+    while not ready():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, number) if processes == 1 else process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == (128 + number if processes == 1 else 1), output[-2000:]
+    assert f"Stopped by signal {int(number)} after update" in output
+    saved = json.loads((tmp_path / "last" / "progress.json").read_text())["step"]
+    assert saved == read_journal(tmp_path / "metrics.jsonl")[-1]["step"] >= 2
+
+
+def test_a_full_disk_is_one_sentence(data: str, tmp_path: Path) -> None:
+    """A limit on the size of files, as a full disk: weights fit, the optimizer's state does not."""
+    line = [
+        "bash",
+        "-c",
+        'ulimit -f 1500; exec "$@"',
+        "--",
+        *command(Path(data), tmp_path, epochs=1, checkpoint_every=2),
+    ]
+    output = finish(line, code=1)
+    assert re.search(r"^error: the checkpoint of update 2 could not be written", output, re.MULTILINE), output[-2000:]
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("model", ["test_vit", "test_convnext", "test_efficientnet", "test_mambaout", "test_resnet"])
+def test_dry_runs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(TrainConfig(dry_run=True, model=model, output=str(tmp_path / "run"), model_ema=True, workers=0))
+    assert (
+        f"Dry run of {model}: two updates, evaluation, checkpoint and weights for timm work." in capsys.readouterr().out
+    )
+    assert not list(tmp_path.iterdir())
+
+
+CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_dry_run_of_every_config(path: Path, tmp_path: Path) -> None:
+    recipe = "train_imagenet.py" if path.stem == "imagenet_resnet50_300" else "train.py"
+    line = [*command(tmp_path, tmp_path / "run")[:1], str(path.parents[1] / recipe)]
+    output = finish([*line, "--config", str(path), "--dry-run", "--output", str(tmp_path / "run")])
+    assert "two updates, evaluation, checkpoint and weights for timm work" in output
+
+
+def test_evaluation_counts_each_row_once_and_leaves_training_as_it_was(data: str, tmp_path: Path) -> None:
+    trained = Run(config(data, tmp_path, batch_size=16))
+    result = trained.evaluate_all()
+    assert result["rows"] == 61
+    assert trained.model.training
+    assert result == trained.evaluate_all()
