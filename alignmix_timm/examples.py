@@ -1,6 +1,6 @@
 """Rows of a dataset as examples, in an order and augmented as the seed says, whatever reads them."""
 
-import signal
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -144,7 +144,6 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def ignore_signals(worker: int) -> None:
-    """Let the main process decide when data workers end: signals reach the whole process group."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_group(worker: int) -> None:
+    """Let the main process decide when a data worker ends: signals reach its whole process group."""
+    os.setpgid(0, 0)

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class Journal:
         """A line for the reader."""
         if self.main:
             self.bar.write(text)
+            sys.stdout.flush()
 
     def advance(self) -> None:
         """One update more."""

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from .config import TrainConfig
 from .data import Splits
-from .examples import Key, Rows, StepSampler, StreamedRows, collate, ignore_signals
+from .examples import Key, Rows, StepSampler, StreamedRows, collate, leave_group
 from .schedule import Schedule
 from .transforms import eval_transform, train_transform
 
@@ -68,6 +68,6 @@ class Loaders:
             num_workers=workers,
             collate_fn=collate,
             pin_memory=self.pinned,
-            worker_init_fn=ignore_signals,
+            worker_init_fn=leave_group,
             **options,
         )

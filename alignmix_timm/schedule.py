@@ -21,9 +21,14 @@ class Schedule(NamedTuple):
     seed: int
 
     @property
+    def batch(self) -> int:
+        """Images of an update."""
+        return self.micro_batch * self.micros
+
+    @property
     def updates_per_epoch(self) -> int:
         """Updates of an epoch; its last, incomplete batch is dropped."""
-        return self.rows // (self.micro_batch * self.micros)
+        return self.rows // self.batch
 
 
 def make_schedule(config: TrainConfig, train: Any, processes: int, saved: Schedule | None) -> Schedule:
@@ -33,6 +38,14 @@ def make_schedule(config: TrainConfig, train: Any, processes: int, saved: Schedu
         ValueError: batches do not divide; the data are fewer than a batch; the run had another schedule.
     """
     rows = len(train) if not config.streaming else config.train_samples or _streamed_rows(config, train)
+    if saved is not None:
+        micro_batch = config.micro_batch_size or saved.micro_batch
+        asked = (rows, micro_batch, config.batch_size, config.seed)
+        if asked != (saved.rows, saved.micro_batch, saved.batch, saved.seed):
+            raise ValueError(
+                f"a run can only be resumed as it was begun, with {saved}; got {asked[0]} rows, micro_batch_size "
+                f"{asked[1]}, batch_size {asked[2]}, seed {asked[3]}. The number of processes may change."
+            )
     micro_batch = config.micro_batch_size or (saved.micro_batch if saved else config.batch_size // processes)
     if not micro_batch or config.batch_size % (micro_batch * processes):
         raise ValueError(
@@ -44,11 +57,6 @@ def make_schedule(config: TrainConfig, train: Any, processes: int, saved: Schedu
     schedule = Schedule(rows, micro_batch, config.batch_size // micro_batch, config.seed)
     if not schedule.updates_per_epoch:
         raise ValueError(f"batch_size must be at most the training rows, got {config.batch_size} of {rows} rows.")
-    if saved is not None and saved != schedule:
-        raise ValueError(
-            f"a run can only be resumed as it was begun: with {saved}, got {schedule}. Pass the same data, seed, "
-            "--batch-size and --micro-batch-size; the number of processes may change."
-        )
     return schedule
 
 

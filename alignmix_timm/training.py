@@ -202,6 +202,8 @@ class Run:
     def _log(self) -> None:
         """Write the means since the last line; stop a run whose loss is no number, before it can be saved."""
         means, weights = self.sums.take(self.accelerator)
+        if not means:
+            return
         broken = [name for name, value in means.items() if name.startswith("loss") and not math.isfinite(value)]
         if broken:
             raise FloatingPointError(
