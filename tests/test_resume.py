@@ -1,9 +1,14 @@
 """A run that is killed and resumed ends as if it had not been."""
 
+import json
+import random
+import time
 from pathlib import Path
 
 import pytest
 from training import command, digest, finish, kill_when, reached, records, save_rows
+
+from alignmix_timm.journal import read_journal
 
 MANY = pytest.param(4, marks=pytest.mark.slow)
 
@@ -21,3 +26,53 @@ def test_killed_and_resumed_runs_end_alike(data: Path, tmp_path: Path, processes
     finish(command(data, killed, processes, resume="auto"))
     assert digest(killed) == digest(whole)
     assert len(records(whole, "train")) == 14
+
+
+def test_killed_while_a_checkpoint_is_written(data: Path, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    partial = killed / "checkpoints" / ".partial"
+    for _ in range(8):
+        kill_when(command(data, killed, checkpoint_every=1, resume="auto"), (partial / "optimizer.bin").exists)
+        if partial.exists():
+            break
+    else:
+        pytest.fail("no checkpoint was being written at any of eight kills")
+    finish(command(data, killed, checkpoint_every=1, resume="auto"))
+    assert not partial.exists()
+    finish(command(data, whole, checkpoint_every=1))
+    assert digest(killed) == digest(whole)
+
+
+def test_another_number_of_processes_sees_the_same_run(data: Path, tmp_path: Path) -> None:
+    """The rows themselves: tests/test_schedule.py. Here: the modes and learning rates of a run that changes."""
+    whole, changed = tmp_path / "whole", tmp_path / "changed"
+    finish(command(data, whole, epochs=1, drop=0.0))
+    kill_when(command(data, changed, 1, epochs=1, drop=0.0, micro_batch_size=16), reached(changed, 4))
+    finish(command(data, changed, 2, epochs=1, drop=0.0, resume="auto"))
+    lines = [records(output, "train") for output in (whole, changed)]
+    for one, two in zip(*lines, strict=True):
+        assert one["lr"] == two["lr"]
+        assert {name for name in one if "share" in name} == {name for name in two if "share" in name}
+    assert records(changed, "eval")[-1]["rows"] == 61
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_twenty_kills_lose_no_file_and_few_updates(data: Path, tmp_path: Path, processes: int) -> None:
+    whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(0)
+    options = dict(epochs=40, keep_checkpoints=1, eval_every=10)
+    saved = [0]
+    for _ in range(20):
+        started = time.monotonic()
+        end = started + rng.uniform(8, 14) * processes
+        kill_when(command(data, killed, processes, resume="auto", **options), lambda end=end: time.monotonic() > end)
+        path = killed / "last" / "progress.json"
+        if path.exists():
+            saved.append(json.loads(path.read_text())["step"])
+            assert saved[-1] >= saved[-2]
+            assert read_journal(killed / "metrics.jsonl")[-1]["step"] - saved[-1] <= 3
+    print(f"saved at each kill, {processes} processes: {saved}")
+    assert saved[-1] > 0
+    finish(command(data, killed, processes, resume="auto", **options))
+    finish(command(data, whole, processes, **options))
+    assert digest(killed) == digest(whole)
