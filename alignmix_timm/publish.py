@@ -1,9 +1,11 @@
 """Weights that plain timm loads."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from timm.models._hub import save_for_hf  # not public in the oldest supported timm
 from torch import nn
@@ -18,7 +20,9 @@ def save_for_timm(
     data: dict[str, Any],
     model_args: dict[str, Any] | None = None,
 ) -> None:
-    """Write the folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` restores.
+    """Write ``config.json`` and ``model.safetensors``, as on the Hub.
+
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` restores the model with timm 1.0.26 or later.
 
     Args:
         net: A timm model, in any precision and memory format; it is copied, and stays as it is.
@@ -34,3 +38,12 @@ def save_for_timm(
     copied.pretrained_cfg = {**copied.pretrained_cfg, **data, "num_classes": len(label_names)}
     model_config: dict[str, Any] = {"label_names": label_names, "model_args": model_args or {}}
     save_for_hf(copied, str(folder), model_config=model_config, safe_serialization=True)
+
+
+def load_for_timm(folder: str | Path) -> Any:
+    """The model that :func:`save_for_timm` wrote, with any supported timm, by the arguments in its configuration."""
+    described = json.loads((Path(folder) / "config.json").read_text())
+    channels = described["pretrained_cfg"]["input_size"][0]
+    args = {"num_classes": described["num_classes"], "in_chans": channels, **described.get("model_args", {})}
+    weights = str(Path(folder) / "model.safetensors")
+    return timm.create_model(described["architecture"], checkpoint_path=weights, **args)

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import timm
 import torch
 from accelerate import PartialState
 
 from .config import TrainConfig, parse_config
 from .params import process_index
+from .publish import load_for_timm
 from .stopping import locked
 from .training import Run
 
@@ -96,7 +96,7 @@ def _dry_run(config: TrainConfig) -> dict[str, float]:
         after = trained.evaluate(trained.net)
     if before != after:
         raise ValueError(f"the checkpoint evaluates to {after}, the model it was saved from to {before}.")
-    timm.create_model(f"local-dir:{folder / 'model'}", pretrained=True)
+    load_for_timm(folder / "model")
     trained.accelerator.wait_for_everyone()
     if trained.accelerator.is_main_process:
         print(f"Dry run of {config.model}: two updates, evaluation, checkpoint and weights for timm work.")

@@ -21,12 +21,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
 from images import Images, load
-from timm.models._hub import save_for_hf  # not public in the oldest supported timm
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
 from alignmix_timm.evaluation.calibration import expected_calibration_error
+from alignmix_timm.publish import load_for_timm, save_for_timm
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 
@@ -47,8 +47,9 @@ def main() -> None:
     if not accelerator.is_main_process:
         return
     print_table(table, len(train), args)
-    save(net, names, args.out / "model", args.image_size)
-    reloaded = timm.create_model(f"local-dir:{args.out / 'model'}", pretrained=True).to(accelerator.device)
+    data = {"input_size": train.size, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+    save_for_timm(net, args.out / "model", names, data)
+    reloaded = load_for_timm(args.out / "model").to(accelerator.device)
     trained, restored = (measure(*predict(one, test, accelerator.device))["top-1 %"] for one in (net, reloaded))
     print(f"Plain timm reloads {args.out / 'model'}: top-1 {restored:.2f} %, as trained {trained:.2f} %.")
     if restored != trained:
@@ -124,13 +125,6 @@ def print_table(table: dict[str, dict[str, float]], count: int, args: argparse.N
     for method, row in table.items():
         print(f"{method:12s}" + "".join(f"{row[column]:10.2f}" for column in columns))
     print("One seed: repeat with --seed 1, 2, ... before you believe a difference.\n")
-
-
-def save(net: Any, names: list[str], folder: Path, image_size: int) -> None:
-    """Write config.json and model.safetensors, from which plain ``timm.create_model('local-dir:...')`` restores."""
-    config: dict[str, Any] = {"input_size": (3, image_size, image_size), "mean": (0.5,) * 3, "std": (0.5,) * 3}
-    net.pretrained_cfg = {**net.pretrained_cfg, **config, "crop_pct": 1.0, "num_classes": len(names)}
-    save_for_hf(net, str(folder), model_config={"label_names": names}, safe_serialization=True)
 
 
 def parse_args() -> argparse.Namespace:

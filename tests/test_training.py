@@ -45,7 +45,8 @@ def config(data: str, output: Path, **options: Any) -> TrainConfig:
 
 def test_a_run_leaves_weights_for_plain_timm_and_what_made_them(data: str, tmp_path: Path) -> None:
     result = run(config(data, tmp_path, epochs=2, model_ema=True, model_ema_decay=0.5, keep_checkpoints=1))
-    net = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
+    weights = str(tmp_path / "model" / "model.safetensors")
+    net = timm.create_model("test_resnet", num_classes=10, checkpoint_path=weights).eval()
     described = json.loads((tmp_path / "model" / "config.json").read_text())
     names = load_splits(config(data, tmp_path)).names
     assert described["label_names"] == names
