@@ -47,7 +47,7 @@ def test_plain_timm_gives_the_logits_of_the_weights_in_fp32(name: str, tmp_path:
     with torch.no_grad():
         assert torch.equal(loaded(images), expected(images))
         assert torch.equal(load_for_timm(tmp_path).eval()(images), expected(images))
-    assert timm.data.resolve_data_config(model=loaded)["mean"] == (0.5, 0.4, 0.3)
+    assert list(timm.data.resolve_data_config(model=loaded)["mean"]) == [0.5, 0.4, 0.3]
     assert loaded.pretrained_cfg["label_names"] == NAMES
 
 
