@@ -1,5 +1,6 @@
 """Model, loss, optimizer and schedule of a run: timm's, by its options."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,21 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
             options["checkpoint_path"] = config.initial_checkpoint
     try:
         net = timm.create_model(name, **options, **args)
+        if config.grad_checkpointing:
+            net.set_grad_checkpointing(True)
     except Exception as error:  # timm, the Hub's client and torch raise many kinds
         raise ValueError(
             f"model {config.model!r} cannot be built: {error}. See timm.list_models(), and --pretrained, "
             "--initial-checkpoint, --model-args."
         ) from error
-    if config.grad_checkpointing:
-        net.set_grad_checkpointing(True)
     if config.sync_bn:
         net = convert_sync_batchnorm(net)
     return net
+
+
+def without_weights(config: TrainConfig) -> TrainConfig:
+    """The options of a model whose weights come from a checkpoint of its run."""
+    return replace(config, pretrained=False, initial_checkpoint=None)
 
 
 def model_args(config: TrainConfig) -> dict[str, Any]:
@@ -124,6 +130,8 @@ def build_optimizer(net: Any, config: TrainConfig) -> Optimizer:
 def build_schedule(optimizer: Optimizer, config: TrainConfig, updates_per_epoch: int) -> Any:
     """timm's schedule, a function of the number of updates; None if there is none."""
     if config.sched == "none":
+        for group in optimizer.param_groups:  # as timm's schedules do
+            group["lr"] *= group.get("lr_scale", 1.0)
         return None
     schedule, _ = create_scheduler_v2(
         optimizer,

@@ -2,19 +2,25 @@
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
-from .config import TrainConfig
+from .config import TrainConfig, read_yaml
 from .schedule import Schedule
 
 PROGRESS = "progress.json"
+
+_OF_A_RUN = ("output", "resume", "eval_only", "dry_run", "workers", "log_every", "trackers", "project")
+_FIXED = ("model", "in_chans", "opt", "opt_args", "weight_decay", "momentum", "body_lr_scale", "layer_decay")
+_logger = logging.getLogger(__name__)
 
 _PARTIAL, _DELETED = ".partial", ".deleted"
 
@@ -34,7 +40,7 @@ class Checkpoints:
         """The checkpoint to go on with: ``auto`` is the newest of this run, ``no`` is none, else the folder itself.
 
         Raises:
-            ValueError: not a checkpoint; or ``no``, and the folder holds a run already.
+            ValueError: not a checkpoint; or the folder holds a run that would be mixed up with this one.
         """
         latest = self.latest()
         if resume == "auto":
@@ -46,9 +52,12 @@ class Checkpoints:
                     "or another --output."
                 )
             return None
-        if not (Path(resume) / PROGRESS).exists():
-            raise ValueError(f"resume must be auto, no, or the folder of a checkpoint, got {resume!r}.")
-        return Path(resume)
+        chosen = find(resume)
+        if latest is not None and chosen.resolve() != latest.resolve():
+            raise ValueError(
+                f"{self.folder} holds a run up to {latest.name}: to go on from {chosen}, pass another --output."
+            )
+        return chosen
 
     def latest(self) -> Path | None:
         """The newest; None if there is none."""
@@ -103,6 +112,18 @@ class Checkpoints:
                 _delete(old)
 
 
+def find(path: str) -> Path:
+    """The checkpoint at this path, or the last one of the run at this path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for folder in (Path(path), Path(path) / "last"):
+        if (folder / PROGRESS).exists():
+            return folder
+    raise ValueError(f"{path!r} must be the folder of a checkpoint or of a run, and is neither.")
+
+
 def _delete(folder: Path) -> None:
     """Rename first: a folder that is half deleted must not look like a checkpoint."""
     doomed = folder.with_name(f"{_DELETED}-{folder.name}")
@@ -136,12 +157,35 @@ def _sync_folder(folder: Path) -> None:
 
 def write_progress(folder: Path, config: TrainConfig, schedule: Schedule, step: int, best: float | None) -> None:
     """Write how far a run is, with the options and versions it has."""
+    write_options(folder, config)
+    progress = {"step": step, "best": best, "schedule": schedule._asdict()}
+    (folder / PROGRESS).write_text(json.dumps(progress, indent=2))
+
+
+def write_options(folder: Path, config: TrainConfig) -> None:
+    """Write the options of a run and the versions it uses."""
     config.save(folder / "config.yaml")
     packages = ("torch", "timm", "accelerate", "datasets", "alignmix-timm")
     versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
     (folder / "versions.json").write_text(json.dumps(versions, indent=2))
-    progress = {"step": step, "best": best, "schedule": schedule._asdict()}
-    (folder / PROGRESS).write_text(json.dumps(progress, indent=2))
+
+
+def check_changes(config: TrainConfig, checkpoint: Path) -> None:
+    """Say which options differ from those of the checkpoint that a run goes on from.
+
+    Raises:
+        ValueError: one that the checkpoint itself decides: the model, or what is in the state of its optimizer.
+    """
+    saved = read_yaml(checkpoint / "config.yaml")
+    given = asdict(config)
+    changed = [name for name in given if name not in _OF_A_RUN and saved.get(name) != given[name]]
+    changed = [name for name in changed if not (given[name] is None and name in ("lr", "micro_batch_size"))]
+    fixed = [name for name in changed if name in _FIXED and not config.eval_only]
+    if fixed:
+        told = ", ".join(f"{name} {saved.get(name)!r}, got {given[name]!r}" for name in fixed)
+        raise ValueError(f"a run must go on with the options its checkpoint was made with: {told}.")
+    if changed:
+        _logger.warning("Other options than in %s: %s.", checkpoint, ", ".join(changed))
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

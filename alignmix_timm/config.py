@@ -37,13 +37,15 @@ class TrainConfig:
     data_config: str | None = _option(None, "configuration of the dataset, where it has several")
     revision: str | None = _option(None, "branch, tag or commit of the dataset on the Hub")
     train_split: str = _option("train", "name of the training split")
-    val_split: str | None = _option(None, "name of the evaluation split; default test, validation, val or valid")
+    val_split: str | None = _option(None, "evaluation split; default validation, val, valid, dev or test")
     val_fraction: float = _option(0.1, "without an evaluation split: share of the training rows held out for it")
     image_column: str | None = _option(None, "default: the first column of images")
     label_column: str | None = _option(None, "default: the first column of class labels")
     num_classes: int | None = _option(None, "default: as many as the dataset names")
-    max_train_samples: int | None = _option(None, "use this many training rows, drawn at random")
-    max_eval_samples: int | None = _option(None, "use the first rows of the evaluation split only")
+    max_train_samples: int | None = _option(
+        None, "use this many training rows, drawn at random, or the first that stream"
+    )
+    max_eval_samples: int | None = _option(None, "use this many evaluation rows, drawn at random")
     streaming: bool = _option(False, "read the training data in order of its shards, without downloading it first")
     shuffle_buffer: int = _option(10_000, "streaming: rows to draw from at random")
     train_samples: int | None = _option(None, "streaming: rows in an epoch; default as the dataset says")
@@ -104,18 +106,20 @@ class TrainConfig:
     opt_args: dict[str, Any] = _option({}, "more arguments of the optimizer, as name=value")
     lr: float | None = _option(None, "learning rate; default lr_base * batch_size / lr_base_size")
     lr_base: float = _option(0.1, "learning rate at lr_base_size")
-    lr_base_size: int = _option(256, "see lr; the only rule by which the learning rate scales")
+    lr_base_size: int = _option(256, "see lr; the only rule by which it scales, for every optimizer")
     body_lr_scale: float = _option(1.0, "learning rate of all but the classifier, relative to lr")
     weight_decay: float = _option(1e-4, "weight decay; not for biases and norms")
     momentum: float = _option(0.9, "momentum")
     layer_decay: float | None = _option(None, "learning rate decay from layer to layer")
-    sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = _option("cosine", "timm's schedule")
+    sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = _option(
+        "cosine", "timm's schedule; none: constant, without warm-up"
+    )
     warmup_epochs: int = _option(0, "epochs of linear warm-up")
     warmup_lr: float = _option(1e-5, "learning rate at the start of the warm-up")
     min_lr: float = _option(0.0, "learning rate at the end")
     decay_epochs: float = _option(30, "step: epochs between decays")
     decay_milestones: list[int] = _option([30, 60, 90], "multistep: epochs of the decays")
-    decay_rate: float = _option(0.1, "step, multistep: factor of each decay")
+    decay_rate: float = _option(0.1, "step, multistep: factor of each decay; poly: the power")
     clip_grad: float | None = _option(None, "clip gradients at this value")
     clip_mode: Literal["norm", "value", "agc"] = _option("norm", "how to clip gradients")
     model_ema: bool = _option(False, "keep and evaluate an exponential moving average of the weights")
@@ -148,13 +152,21 @@ class TrainConfig:
         if not self.data and not self.dry_run:
             raise ValueError("data must be the name of a dataset on the Hub or a folder: pass --data.")
         least = dict(epochs=1, batch_size=1, log_every=1, eval_every=1, keep_checkpoints=1, workers=0, seed=0)
-        least |= dict(micro_batch_size=1, checkpoint_every=1, max_train_samples=1, max_eval_samples=1, in_chans=1)
+        least |= dict(micro_batch_size=1, checkpoint_every=1, max_train_samples=1, max_eval_samples=1)
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"{name} must be >= {bound}, got {value}.")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must be in (0, 1), got {self.val_fraction}.")
+        for name in ("scale", "ratio"):
+            if len(getattr(self, name)) != 2:
+                raise ValueError(f"{name} must be two numbers, got {getattr(self, name)}.")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}. To leave it out, see --mixers.")
+        if self.in_chans not in (1, 3):
+            raise ValueError(f"in_chans must be 1 or 3, got {self.in_chans}.")
         if not self.mixers:
             raise ValueError("mixers must not be empty: use 'none' to train without mixing.")
         unknown = [tracker for tracker in self.trackers if tracker not in TRACKERS]
@@ -188,6 +200,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
+def find_config(path: str) -> Path:
+    """The options of the checkpoint, or of the last checkpoint of the run, at this path."""
+    within = Path(path) / "last" / "config.yaml"
+    return within if within.exists() else Path(path) / "config.yaml"
+
+
 def parse_config(
     argv: Sequence[str] | None = None, defaults: str | Path | None = None, description: str | None = None
 ) -> TrainConfig:
@@ -219,7 +237,7 @@ def parse_config(
             raise ValueError(f"unknown option {unknown[0]!r}.{_nearest(unknown[0].partition('=')[0], flags)}")
         files = [defaults, given.pop("config")]
         if given.get("eval_only"):
-            files.append(Path(given["eval_only"]) / "config.yaml")
+            files.append(find_config(given["eval_only"]))
         layers: dict[str, Any] = {}
         for file in files:
             if file is not None:

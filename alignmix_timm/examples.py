@@ -98,37 +98,39 @@ class StreamedRows(IterableDataset):
     """Rows of a streaming dataset, sharded by process and worker; again and again if ``passes`` is None.
 
     Each pass yields every row once in one process and worker. Rows are shuffled anew in each, within a buffer; a
-    process or worker with fewer rows starts its next pass earlier. The order depends on their number, and a resumed run
-    starts a new pass: only map-style datasets promise more.
+    process or worker with fewer rows starts its next pass earlier. The order depends on their number, and a run resumed
+    at update ``start`` begins a pass of its own: only map-style datasets promise more.
     """
 
     def __init__(
-        self, stream: Any, rows: Rows, rank: int, processes: int, passes: int | None = None, first_pass: int = 0
+        self, stream: Any, rows: Rows, rank: int, processes: int, passes: int | None = None, start: int = 0
     ) -> None:
         self.stream = split_dataset_by_node(stream, rank, processes)
-        self.rows, self.rank, self.passes, self.first_pass = rows, rank, passes, first_pass
+        self.rows, self.rank, self.passes, self.start = rows, rank, passes, start
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         rows, worker = self.rows, get_worker_info()
-        number = 0 if worker is None else worker.id
-        epoch, found = self.first_pass, True
-        while found and (self.passes is None or epoch < self.first_pass + self.passes):
-            self.stream.set_epoch(epoch)
+        place = self.start, self.rank, 0 if worker is None else worker.id
+        current, found, corrupt = 0, True, list[int]()
+        while found and current != self.passes:
+            self.stream.set_epoch(current)
             found = False
             for count, example in enumerate(self.stream):
                 found = True
                 try:
                     picture = read_image(example[rows.image], rows.mode)
                 except OSError as error:
-                    if rows.skip_corrupt:
-                        continue
-                    raise ValueError(
-                        f"image {count} of the stream cannot be read: {error}. Pass --skip-corrupt."
-                    ) from None
-                seed_all(rows.seed, Stream.AUGMENT, epoch, self.rank, number, count)
+                    if not rows.skip_corrupt:
+                        raise ValueError(
+                            f"image {count} of the stream cannot be read: {error}. Pass --skip-corrupt."
+                        ) from None
+                    corrupt.append(count)
+                    continue
+                seed_all(rows.seed, Stream.AUGMENT, current, *place, count)
                 pixels = rows.transform(picture)
-                yield {"pixel_values": pixels, "labels": example[rows.label], "row": count, "corrupt": []}
-            epoch += 1
+                yield {"pixel_values": pixels, "labels": example[rows.label], "row": count, "corrupt": corrupt}
+                corrupt = []
+            current += 1
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:

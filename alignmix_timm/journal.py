@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from torch import Tensor
 from tqdm.auto import tqdm
+
+from .config import TrainConfig
 
 _logger = logging.getLogger(__name__)
 
@@ -77,10 +80,8 @@ class Journal:
         self.bar.update()
 
     def close(self) -> None:
-        """End the bar, and draw the curves if matplotlib is there."""
+        """End the bar."""
         self.bar.close()
-        if self.main:
-            draw_curves(self.path, self.folder / "curves.png")
 
     def _keep_until(self, step: int) -> None:
         """Drop what a run that was killed wrote after the checkpoint it is resumed from, and a line cut short."""
@@ -95,6 +96,14 @@ class Journal:
         temporary.replace(self.path)
 
 
+def check_trackers(config: TrainConfig) -> None:
+    """Raise ValueError for a tracker that is not installed; Accelerate would leave it out."""
+    installed = {str(tracker.value) for tracker in get_available_trackers()}
+    missing = [tracker for tracker in config.trackers if tracker not in installed]
+    if missing:
+        raise ValueError(f"trackers must be installed, {missing} are not. There are: {installed}.")
+
+
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """The records of a ``metrics.jsonl``; a last line that was cut short is left out."""
     records = []
@@ -107,7 +116,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def draw_curves(path: Path, picture: Path) -> None:
-    """Draw loss, accuracy, learning rate and share of modes over the updates."""
+    """Draw loss, learning rate, alignment and accuracy over the updates, if matplotlib is there."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -11,6 +11,7 @@ from .config import TrainConfig
 from .data import Splits
 from .examples import Key, Rows, StepSampler, StreamedRows, collate, leave_group
 from .schedule import Schedule
+from .seeds import Stream, generator
 from .transforms import eval_transform, train_transform
 
 
@@ -52,13 +53,13 @@ class Loaders:
                 "read more rows than others, and begin their next pass later.",
                 stacklevel=2,
             )
-        stream = self.stream.shuffle(seed=self.config.seed, buffer_size=self.config.shuffle_buffer)
-        first_pass = start // self.schedule.updates_per_epoch
+        seed = int(generator(self.config.seed, Stream.ORDER, start).integers(2**31))
+        stream = self.stream.shuffle(seed=seed, buffer_size=self.config.shuffle_buffer)
         if start:
             warnings.warn(
                 "a resumed stream starts a new pass over the data: only map-style data resume exactly.", stacklevel=2
             )
-        rows = StreamedRows(stream, self.rows, self.rank, self.processes, first_pass=first_pass)
+        rows = StreamedRows(stream, self.rows, self.rank, self.processes, start=start)
         workers = min(self.config.workers, per_process)
         return self._loader(rows, workers, batch_size=self.schedule.micro_batch, drop_last=True)
 

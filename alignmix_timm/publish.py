@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def save_for_timm(
 
     Args:
         net: A timm model, in any precision and memory format; it is copied, and stays as it is.
-        folder: Made if absent.
+        folder: Replaced as a whole.
         label_names: Names of the classes.
         data: Input size, mean, std, interpolation and crop of the evaluation.
         model_args: Arguments of ``timm.create_model`` that the architecture needs, such as ``img_size``.
@@ -37,7 +38,11 @@ def save_for_timm(
         data = {**data, name: tuple(data[name])}
     copied.pretrained_cfg = {**copied.pretrained_cfg, **data, "num_classes": len(label_names)}
     model_config: dict[str, Any] = {"label_names": label_names, "model_args": model_args or {}}
-    save_for_hf(copied, str(folder), model_config=model_config, safe_serialization=True)
+    partial = Path(folder).with_name(f".{Path(folder).name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_for_hf(copied, str(partial), model_config=model_config, safe_serialization=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
 
 
 def load_for_timm(folder: str | Path) -> Any:

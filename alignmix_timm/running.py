@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator
 
 from .config import TrainConfig, parse_config
 from .params import process_index
@@ -38,7 +38,12 @@ def main(
     try:
         return run(config)
     except (ValueError, FloatingPointError, OSError) as error:
-        sys.exit(f"error: {error}" if process_index() == 0 else 1)
+        *traceback, last = str(error).strip().splitlines()
+        message = last if traceback and "worker process" in traceback[0] else str(error)
+        sys.exit(f"error in process {process_index()}: {message}" if process_index() else f"error: {message}")
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def run(config: TrainConfig) -> dict[str, float]:
@@ -66,7 +71,7 @@ def _evaluate_only(config: TrainConfig) -> dict[str, float]:
 
 def _dry_run(config: TrainConfig) -> dict[str, float]:
     """Two updates, an evaluation, a checkpoint; load both kinds of weights again, and compare."""
-    processes = PartialState().num_processes
+    processes = Accelerator(mixed_precision=config.mixed_precision).num_processes
     accumulated = 1 if config.micro_batch_size in (None, config.batch_size // processes) else 2
     config = dataclasses.replace(
         config,

@@ -37,6 +37,8 @@ def make_schedule(config: TrainConfig, train: Any, processes: int, saved: Schedu
     Raises:
         ValueError: batches do not divide; the data are fewer than a batch; the run had another schedule.
     """
+    if config.eval_only:  # only the size of its forward passes matters
+        return Schedule(config.batch_size, config.micro_batch_size or config.batch_size, 1, config.seed)
     rows = len(train) if not config.streaming else config.train_samples or _streamed_rows(config, train)
     if saved is not None:
         micro_batch = config.micro_batch_size or saved.micro_batch
@@ -50,8 +52,10 @@ def make_schedule(config: TrainConfig, train: Any, processes: int, saved: Schedu
     if not micro_batch or config.batch_size % (micro_batch * processes):
         raise ValueError(
             f"batch_size must be a multiple of micro_batch_size * processes, got {config.batch_size} and "
-            f"{config.micro_batch_size or micro_batch} * {processes}."
+            f"{config.micro_batch_size or micro_batch} * {processes}. Choose one that {processes} divides."
         )
+    if micro_batch == 1 and "alignmix" in config.mixers and config.mix_prob > 0:
+        raise ValueError("micro_batch_size must be >= 2 for AlignMix, which mixes within a forward pass, got 1.")
     if micro_batch % 2 and {"mixup", "cutmix"} & set(config.mixers):
         raise ValueError(f"micro_batch_size must be even for timm's mixup and cutmix, got {micro_batch}.")
     schedule = Schedule(rows, micro_batch, config.batch_size // micro_batch, config.seed)

@@ -13,15 +13,16 @@ import torch.distributed as dist
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT; a second SIGINT stops at once.
+    """Notes SIGTERM and SIGINT, and the end of the launcher; a second SIGINT stops at once.
 
     Processes agree without waiting for a device: each update starts a reduction over gloo, read at the next update.
     """
 
     def __init__(self) -> None:
         self.received = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+        self._launcher = os.getppid() if launched else None  # which, for one process, does not pass signals on
         distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self._group = dist.new_group(backend="gloo") if distributed else None
         self._flag = torch.zeros(1, dtype=torch.int64)
@@ -29,6 +30,8 @@ class StopSignal:
 
     def agreed(self) -> int:
         """The signal at which to stop now, or 0. Call it once for each update, in every process."""
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self.received = self.received or signal.SIGTERM
         if self._group is None:
             return self.received
         stop = 0
@@ -40,11 +43,9 @@ class StopSignal:
         return stop
 
     def close(self) -> None:
-        """Finish the last reduction; handle signals as before."""
-        if self._work is not None:
-            self._work.wait()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        """Handle signals as before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == number:

@@ -16,16 +16,26 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
+from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad, distribute_bn
 from torch import Tensor, nn
 
-from .building import build_ema, build_model, build_optimizer, build_schedule, learning_rate, model_args, wrap_model
-from .checkpoint import Checkpoints, read_progress, write_progress
+from .building import (
+    build_ema,
+    build_model,
+    build_optimizer,
+    build_schedule,
+    learning_rate,
+    model_args,
+    without_weights,
+    wrap_model,
+)
+from .checkpoint import Checkpoints, check_changes, find, read_progress, write_options, write_progress
 from .config import TrainConfig
 from .data import load_splits, synthetic_splits
 from .effect import alignment_effect
 from .evaluation.accuracy import no_scores, scores, summary
-from .journal import Journal, Sums
+from .journal import Journal, Sums, check_trackers, draw_curves
 from .loaders import Loaders
 from .mixing import Mixing, mixed_accuracy
 from .publish import save_for_timm
@@ -52,11 +62,17 @@ class Run:
             mixed_precision=config.mixed_precision, log_with=config.trackers or None, project_dir=config.output
         )
         self.checkpoints = Checkpoints(self.folder, config.keep_checkpoints)
-        start = None if config.dry_run else self.checkpoints.choose(config.eval_only or config.resume)
+        check_trackers(config)
+        start = find(config.eval_only) if config.eval_only else self.checkpoints.choose(config.resume)
         saved = None if start is None else read_progress(start)["schedule"]
+        if start is not None:
+            check_changes(config, start)
         splits = None if config.dry_run else load_splits(config)
         seed_all(config.seed, Stream.INIT)
-        self.net = build_model(config, len(splits.names) if splits else config.num_classes or 10)
+        self.net = build_model(
+            config if start is None else without_weights(config),
+            len(splits.names) if splits else config.num_classes or 10,
+        )
         self.data = data_config(self.net, config)
         self.splits = splits or synthetic_splits(config, self.data["input_size"])
         self.schedule = make_schedule(config, self.splits.train, self.accelerator.num_processes, saved)
@@ -84,22 +100,38 @@ class Run:
             FloatingPointError: the loss is not finite; raised before the next checkpoint is written.
             SystemExit: 128 + the number of the signal at which the run was stopped, after saving.
         """
-        if self.step >= self.total:
+        finished = self.step >= self.total
+        if finished and (self.folder / "model").exists():
             self.accelerator.print(f"The run in {self.folder} is finished: nothing to do.")
             return self.evaluate_all()
-        self.start()
         self.journal = Journal(self.folder, self.accelerator, self.total, self.step)
-        stop, result = StopSignal(), dict[str, float]()
+        stop = StopSignal()
+        try:
+            result = self.evaluate_all() if finished else self._train(stop)
+            self._finish()
+        finally:
+            stop.close()
+            self.journal.close()
+        return result
+
+    def _train(self, stop: StopSignal) -> dict[str, float]:
+        self.start()
         self._describe()
         self._restart_clock()
-        batches = self.loaders.train(self.step, self.total)
-        while self.step < self.total and not (number := stop.agreed()):
+        batches, result = self.loaders.train(self.step, self.total), dict[str, float]()
+        while self.step < self.total:
+            if number := stop.agreed():
+                self._log()
+                self._save()
+                self.journal.say(
+                    f"Stopped by signal {number} after update {self.step}, saved: go on with --resume auto."
+                )
+                raise SystemExit(128 + number)
             self.update(batches)
             self.step += 1
             self.journal.advance()
-            done = self.step == self.total
             epoch, place = divmod(self.step, self.schedule.updates_per_epoch)
-            if done or (place == 0 and epoch % self.config.eval_every == 0):
+            if self.step == self.total or (place == 0 and epoch % self.config.eval_every == 0):
                 self._log()
                 result = self._evaluate_and_save()
             elif self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
@@ -107,15 +139,7 @@ class Run:
                 self._save()
             elif self.step % self.config.log_every == 0:
                 self._log()
-        stop.close()
         self.hooks.check()
-        if self.step < self.total:
-            self._log()
-            self._save()
-            self.journal.close()
-            self.journal.say(f"Stopped by signal {number} after update {self.step}, saved: go on with --resume auto.")
-            raise SystemExit(128 + number)
-        self._finish()
         return result
 
     def evaluate(self, net: nn.Module) -> dict[str, float]:
@@ -147,6 +171,8 @@ class Run:
         progress = read_progress(folder)
         self.step, self.best = progress["step"], progress["best"]
         if self.ema is not None:
+            if not (folder / "ema.pt").exists():
+                raise ValueError(f"model_ema must be off to go on from {folder}, which holds no average.")
             self.ema.module.load_state_dict(torch.load(folder / "ema.pt", "cpu", weights_only=True))
 
     def start(self) -> None:
@@ -180,7 +206,8 @@ class Run:
                 self.accelerator.backward(loss / count)
         if self.config.clip_grad is not None:
             self.accelerator.unscale_gradients()
-            dispatch_clip_grad(self.model.parameters(), self.config.clip_grad, self.config.clip_mode)
+            parameters = model_parameters(self.net, exclude_head=self.config.clip_mode == "agc")
+            dispatch_clip_grad(parameters, self.config.clip_grad, self.config.clip_mode)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
@@ -205,14 +232,16 @@ class Run:
         if not means:
             return
         broken = [name for name, value in means.items() if name.startswith("loss") and not math.isfinite(value)]
+        wrong = torch.stack([~value.isfinite().all() for value in self.net.state_dict().values()]).any().float()
+        if self.accelerator.reduce(wrong, "sum"):  # the losses are those before the last update
+            broken.append("a weight")
         if broken:
             raise FloatingPointError(
-                f"{' and '.join(broken)} is not finite at update {self.step}. Lower --lr, warm up, clip gradients, or "
-                f"train in bf16; then go on from the last good checkpoint, {self.checkpoints.latest() or 'none yet'}."
+                f"{' and '.join(broken)} is not finite after update {self.step}. Lower --lr, warm up, clip gradients, "
+                f"or train in bf16; then go on from the last good checkpoint, {self.checkpoints.latest() or 'none yet'}."
             )
-        shares = {
-            name.replace("loss", "share", 1): weights[name] / weights["loss"] for name in weights if "loss_" in name
-        }
+        modes = [name.removeprefix("loss_") for name in weights if name.startswith("loss_")]
+        shares = {f"share_{mode}": weights[f"loss_{mode}"] / weights["loss"] for mode in modes}
         seconds = time.perf_counter() - self.started
         record = {
             "epoch": round(self.step / self.schedule.updates_per_epoch, 4),
@@ -235,11 +264,11 @@ class Run:
         score = result["ema_top1" if self.ema is not None else "top1"]
         improved, self.best = score > self.best, max(score, self.best)
         self._save(improved)
-        self._restart_clock()
         return result
 
     def _save(self, best: bool = False) -> None:
         self.checkpoints.save(self.step, self.accelerator, self._write_more, best)
+        self._restart_clock()
 
     def _write_more(self, folder: Path) -> None:
         write_progress(folder, self.config, self.schedule, self.step, self.best)
@@ -249,9 +278,9 @@ class Run:
     def _describe(self) -> None:
         """Say what is about to happen; start the trackers; measure the effect of alignment."""
         config, processes = self.config, self.accelerator.num_processes
-        self.accelerator.init_trackers(
-            config.project, config={name: str(value) for name, value in asdict(config).items()}
-        )
+        plain = (int, float, str, bool)
+        options = {name: value if isinstance(value, plain) else str(value) for name, value in asdict(config).items()}
+        self.accelerator.init_trackers(config.project, config=options)
         per_forward, forwards = self.schedule.micro_batch, self.schedule.micros
         self.journal.say(
             f"{config.model} on {self.schedule.rows} rows of {config.data or 'synthetic images'}: updates {self.step} "
@@ -259,12 +288,13 @@ class Run:
             f"{forwards} x {per_forward} over {processes} processes on {self.accelerator.device.type}, "
             f"mixed precision {self.accelerator.mixed_precision}. AlignMix mixes {self.hooks.point}."
         )
+        if self.accelerator.is_main_process:
+            write_options(self.folder, config)
         if self.step == 0:
-            write_progress(self.folder, config, self.schedule, self.step, self.best)
             self._write_effect()
 
     def _write_effect(self) -> None:
-        if self.config.aligned and self.mixing.aligns and self.accelerator.is_main_process:
+        if self.config.aligned and self.mixing.aligns:  # in every process: synchronised batch norm waits for all
             config, point = self.config, self.hooks.point
             effect = alignment_effect(
                 self.net, point, config.epsilon, config.cost_scale, config.align_size, config.max_positions
@@ -275,10 +305,13 @@ class Run:
         self._write_effect()
         if self.accelerator.is_main_process:
             net = self.net if self.ema is None else self.ema.module
-            save_for_timm(net, self.folder / "model", self.splits.names, self.data, model_args(self.config))
-        self.journal.close()
+            args = model_args(self.config)
+            save_for_timm(net, self.folder / "model", self.splits.names, self.data, args)
+            draw_curves(self.journal.path, self.folder / "curves.png")
         self.journal.say(f"Done: weights for plain timm are in {self.folder / 'model'}.")
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        self.accelerator.wait_for_everyone()
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = send_to_device(batch, self.accelerator.device, non_blocking=True)

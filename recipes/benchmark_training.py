@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "images", 4 * args.batch_size, args.image_size)
+        write_images(Path(folder) / "images", args.batch_size * (args.blocks + 2) * (args.steps + 1), args.image_size)
         times = measure(args, Path(folder))
     report(times, args)
 

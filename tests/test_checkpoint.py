@@ -74,9 +74,10 @@ def test_which_checkpoint_to_go_on_with(tmp_path: Path, accelerator: Accelerator
     checkpoints.save(7, accelerator, write, best=False)
     assert checkpoints.choose("auto") == checkpoints.root / "step-00000007"
     assert checkpoints.choose(str(tmp_path / "last")) == tmp_path / "last"
+    assert checkpoints.choose(str(tmp_path)) == tmp_path / "last"
     with pytest.raises(ValueError, match="holds a run already, saved at step-00000007: pass --resume auto"):
         checkpoints.choose("no")
-    with pytest.raises(ValueError, match="resume must be auto, no, or the folder of a checkpoint, got 'latest'"):
+    with pytest.raises(ValueError, match="'latest' must be the folder of a checkpoint or of a run, and is neither"):
         checkpoints.choose("latest")
 
 

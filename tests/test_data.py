@@ -78,7 +78,7 @@ def test_labels_without_names(tmp_path: Path, label: Any, values: list, names: l
     [
         (dict(image_column="pixels"), r"image_column must be one of the columns \['image', 'label'\], got pixels"),
         (dict(label_column="class"), r"label_column must be one of the columns \['image', 'label'\], got class"),
-        (dict(num_classes=10), "num_classes must be that of 'label', which has 3, got 10"),
+        (dict(num_classes=4), "num_classes must be that of 'label', which has 3, got 4"),
         (dict(train_split="training"), "cannot load split 'training'"),
         (dict(val_split="dev"), "cannot load split 'dev'"),
         (dict(data="/no/such/folder"), "cannot load split 'train' of '/no/such/folder'"),
@@ -88,6 +88,42 @@ def test_what_does_not_fit_is_named(tmp_path: Path, options: dict[str, Any], mes
     rows = table(4, NAMED)
     with pytest.raises(ValueError, match=message):
         load_splits(TrainConfig(**{"data": save(tmp_path, train=rows, test=rows)} | options))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (
+            datasets.Value("float32"),
+            [0.0, 1.0, 2.0, 0.0],
+            "classes or integers.*'label' is float32",
+        ),
+        (
+            datasets.Value("bool"),
+            [True, False, True, False],
+            "classes or integers.*'label' is bool",
+        ),
+        (datasets.Value("int64"), [0, None, 2, 0], r"'label' must be in \[0, 3\) in every row, got \[None\]"),
+        (datasets.Value("int64"), [0, -1, 2, 0], r"'label' must be in \[0, 3\) in every row, got \[-1\]"),
+    ],
+)
+def test_labels_that_are_no_classes_are_named(tmp_path: Path, kind: Any, values: list, message: str) -> None:
+    rows = table(4, kind, values=values)
+    with pytest.raises(ValueError, match=message):
+        load_splits(TrainConfig(data=save(tmp_path, train=rows, test=rows)))
+
+
+def test_validation_goes_before_a_test_split_with_hidden_labels(tmp_path: Path) -> None:
+    rows, hidden = table(6, datasets.Value("int64")), table(6, datasets.Value("int64"), values=[-1] * 6)
+    splits = load_splits(TrainConfig(data=save(tmp_path, train=rows, validation=rows.select(range(3)), test=hidden)))
+    assert len(splits.test) == 3
+    with pytest.raises(ValueError, match="the labels of a test split are often hidden"):
+        load_splits(TrainConfig(data=str(tmp_path), val_split="test"))
+
+
+def test_more_classes_than_there_are_labels(tmp_path: Path) -> None:
+    rows = table(6, datasets.Value("int64"))
+    assert len(load_splits(TrainConfig(data=save(tmp_path, train=rows, test=rows), num_classes=10)).names) == 10
 
 
 def test_an_unreachable_dataset_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,7 @@ def test_streams_go_on_in_another_order(rows: Any) -> None:
             None,
             "micro_batch_size must be even for timm's mixup and cutmix, got 3",
         ),
+        (dict(batch_size=8, micro_batch_size=1), 1, None, "micro_batch_size must be >= 2 for AlignMix"),
         (dict(batch_size=8, micro_batch_size=4), 1, Schedule(50, 8, 1, 0), "can only be resumed as it was begun"),
         (dict(batch_size=8), 1, Schedule(49, 8, 1, 0), "can only be resumed as it was begun"),
         (dict(batch_size=8, seed=1), 1, Schedule(50, 8, 1, 0), "can only be resumed as it was begun"),
@@ -131,6 +132,16 @@ def test_a_resumed_run_takes_its_own_micro_batches() -> None:
     begun = make_schedule(TrainConfig(data="a", batch_size=8), range(50), 2, None)
     assert (begun.micro_batch, begun.micros) == (4, 2)
     assert make_schedule(TrainConfig(data="a", batch_size=8), range(50), 1, begun) == begun
+
+
+def test_broken_images_of_a_stream_are_reported(rows: Any) -> None:
+    listed = [dict(row) for row in rows.select(range(6))]
+    listed[2]["image"] = {"bytes": b"no image", "path": None}
+    stream = datasets.Dataset.from_list(listed, features=rows.features).to_iterable_dataset()
+    template = Rows([], "image", "label", TRANSFORM, "RGB", skip_corrupt=True)
+    examples = list(StreamedRows(stream, template, 0, 1, passes=1))
+    assert [example["labels"] for example in examples] == [0, 1, 3, 4, 5]
+    assert [example["corrupt"] for example in examples] == [[], [], [2], [], []]
 
 
 def test_streams_without_a_size_need_one() -> None:

@@ -4,15 +4,18 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import timm
 import torch
 from accelerate.state import AcceleratorState
+from launcher import ROOT, launcher
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from training import command, finish, launch, reached, records, save_rows
@@ -142,21 +145,30 @@ def test_a_compiled_run_equals_the_plain_run(data: str, tmp_path: Path) -> None:
 
 
 def test_no_mixing_is_plain_training(data: str, tmp_path: Path) -> None:
-    run(config(data, tmp_path / "none", mixers=["none"]))
-    run(config(data, tmp_path / "off", mix_prob=0.0))
-    weights = [(tmp_path / name / "last" / "model.safetensors").read_bytes() for name in ("none", "off")]
-    assert weights[0] == weights[1]
+    """A loop of timm's parts over the same batches gives the same weights."""
+    own = config(data, tmp_path, mix_prob=0.0, opt="momentum", weight_decay=0.0)
+    prepared = Run(own)
+    net = timm.create_model("test_resnet", num_classes=10).train()
+    net.load_state_dict(prepared.net.state_dict())
+    optimizer = timm.optim.create_optimizer_v2(net, "momentum", lr=0.05, momentum=0.9)
+    schedule, _ = timm.scheduler.create_scheduler_v2(optimizer, "cosine", 1, step_on_epochs=False, updates_per_epoch=5)
+    for step, batch in enumerate(prepared.loaders.train(0, 5)):
+        schedule.step_update(step)
+        torch.nn.functional.cross_entropy(net(batch["pixel_values"]), batch["labels"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    run(own)
+    trained = load_file(tmp_path / "last" / "model.safetensors")
+    for name, value in net.state_dict().items():
+        assert torch.allclose(trained[name], value, atol=1e-6), name
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_checkpoint(data: str, tmp_path: Path) -> None:
-    options: dict[str, Any] = dict(epochs=4, checkpoint_every=1, opt="momentum", weight_decay=0.0)
-    with pytest.raises(
-        FloatingPointError, match=r"is not finite at update \d+. Lower --lr.*last good checkpoint, .*step-"
-    ):
-        run(config(data, tmp_path, lr=1e18, **options))
-    weights = load_file(tmp_path / "last" / "model.safetensors")
-    assert (tmp_path / "last" / "progress.json").exists()
-    assert all(name for name in weights)
+def test_weights_that_are_no_numbers_stop_the_run_and_keep_the_last_checkpoint(data: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = dict(epochs=2, checkpoint_every=1, sched="multistep", decay_milestones=[1])
+    with pytest.raises(FloatingPointError, match=r"is not finite after update 5. Lower --lr.*step-00000004"):
+        run(config(data, tmp_path, decay_rate=1e300, keep_checkpoints=1, **options))
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "last" / "model.safetensors").values())
+    assert run(config(data, tmp_path / "sane", resume=str(tmp_path), decay_rate=0.1, **options))["rows"] == 61
 
 
 def test_a_finished_run_and_another_run_are_noticed(data: str, tmp_path: Path) -> None:
@@ -166,6 +178,57 @@ def test_a_finished_run_and_another_run_are_noticed(data: str, tmp_path: Path) -
         run(config(data, tmp_path))
     with pytest.raises(ValueError, match="can only be resumed as it was begun"):
         run(config(data, tmp_path, resume="auto", batch_size=16))
+    with pytest.raises(ValueError, match=r"must go on with the options .*weight_decay 0.0001, got 0.5"):
+        run(config(data, tmp_path, resume="auto", weight_decay=0.5))
+
+
+def test_a_run_killed_at_its_very_end_still_exports(data: str, tmp_path: Path) -> None:
+    result = run(config(data, tmp_path))
+    shutil.rmtree(tmp_path / "model")
+    assert run(config(data, tmp_path, resume="auto")) == result
+    assert (tmp_path / "model" / "model.safetensors").exists()
+
+
+def test_going_back_needs_another_folder(data: str, tmp_path: Path) -> None:
+    run(config(data, tmp_path / "run", checkpoint_every=2))
+    earlier = tmp_path / "run" / "checkpoints" / "step-00000004"
+    with pytest.raises(ValueError, match=r"holds a run up to step-00000005: .*pass another --output"):
+        run(config(data, tmp_path / "run", resume=str(earlier)))
+    run(config(data, tmp_path / "other", resume=str(earlier)))
+    assert [line["step"] for line in records(tmp_path / "other", "train")] == [5]
+    assert records(tmp_path / "other", "eval") == records(tmp_path / "run", "eval")
+
+
+def test_rates_without_a_schedule(data: str, tmp_path: Path) -> None:
+    run(config(data, tmp_path, body_lr_scale=0.1, sched="none"))
+    state = torch.load(tmp_path / "last" / "optimizer.bin", weights_only=True)
+    assert {round(group["lr"], 9) for group in state["param_groups"]} == {0.05, 0.005}
+
+
+def test_an_error_in_another_process_is_told(data: str, tmp_path: Path) -> None:
+    rows = load_splits(config(data, tmp_path)).train.to_list()
+    rows[5]["image"]["bytes"] = b"no image"
+    features = datasets.Features(image=datasets.Image(decode=False), label=datasets.Value("int64"))
+    broken = datasets.Dataset.from_list(rows, features=features)
+    (tmp_path / "rows").mkdir()
+    for split in ("train", "test"):
+        broken.to_parquet(tmp_path / "rows" / f"{split}.parquet")
+    line = command(tmp_path / "rows", tmp_path / "run", 2, image_column="image", label_column="label")
+    output = finish(line, code=1)
+    assert re.search(r"error( in process 1)?: .*image of row 5 cannot be read", output), output[-3000:]
+
+
+def test_the_end_of_a_launcher_saves_and_ends_the_run(data: str, tmp_path: Path) -> None:
+    line = command(Path(data), tmp_path, epochs=500, checkpoint_every=10_000, eval_every=500)
+    process = launch([*launcher(1), *line[1:]])
+    ready = reached(tmp_path, 2)
+    while not ready():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    output, _ = process.communicate(timeout=60)  # the pipe closes when the run itself has ended
+    assert "Stopped by signal 15 after update" in output
+    assert (tmp_path / "last" / "progress.json").exists()
 
 
 def test_errors_of_set_up_are_one_line(data: str, tmp_path: Path) -> None:
@@ -212,6 +275,12 @@ def test_dry_runs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         f"Dry run of {model}: two updates, evaluation, checkpoint and weights for timm work." in capsys.readouterr().out
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_dry_run_on_two_processes(tmp_path: Path) -> None:
+    line = [*launcher(2), str(ROOT / "recipes" / "train.py"), "--dry-run", "--model", "test_resnet"]
+    output = finish([*line, "--micro-batch-size", "64", "--output", str(tmp_path / "run")])
+    assert "two updates, evaluation, checkpoint and weights for timm work" in output
 
 
 CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))

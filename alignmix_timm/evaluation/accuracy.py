@@ -22,8 +22,10 @@ def scores(logits: Tensor, labels: Tensor) -> Tensor:
         labels: Class indices, [N].
 
     Returns:
-        [4 + 15] float64 on the same device, to be added up and given to :func:`summary`.
+        [4 + 15] float64, to be added up and given to :func:`summary`.
     """
+    if logits.device.type == "mps":  # which has no float64
+        logits, labels = logits.cpu(), labels.cpu()
     logits = logits.double()
     right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")
