@@ -238,7 +238,7 @@ class Run:
         if broken:
             raise FloatingPointError(
                 f"{' and '.join(broken)} is not finite after update {self.step}. Lower --lr, warm up, clip gradients, "
-                f"or train in bf16; then go on from the last good checkpoint, {self.checkpoints.latest() or 'none yet'}."
+                f"or train in bf16; then go on from the last checkpoint, {self.checkpoints.latest() or 'none yet'}."
             )
         modes = [name.removeprefix("loss_") for name in weights if name.startswith("loss_")]
         shares = {f"share_{mode}": weights[f"loss_{mode}"] / weights["loss"] for mode in modes}
