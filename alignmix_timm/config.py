@@ -1,17 +1,16 @@
 """The options of a training run: their meaning, defaults, and how they are read from YAML and the command line."""
 
 import argparse
-import difflib
 import sys
-import types
 import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
 
+from .options import argument, nearest, typed
 from .params import MODES, check_draw_options
 from .sinkhorn import check_options
 from .targets import check_smoothing
@@ -148,7 +147,7 @@ class TrainConfig:
         """Bring the values into their types; raise ValueError for one outside its range."""
         hints = typing.get_type_hints(TrainConfig)
         for option in fields(self):
-            setattr(self, option.name, _typed(option.name, hints[option.name], getattr(self, option.name)))
+            setattr(self, option.name, typed(option.name, hints[option.name], getattr(self, option.name)))
         if not self.data and not self.dry_run:
             raise ValueError("data must be the name of a dataset on the Hub or a folder: pass --data.")
         least = dict(epochs=1, batch_size=1, log_every=1, eval_every=1, keep_checkpoints=1, workers=0, seed=0)
@@ -196,7 +195,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     names = [option.name for option in fields(TrainConfig)]
     for name in values:
         if name not in names:
-            raise ValueError(f"{path} has an unknown option {name!r}.{_nearest(str(name), names)}")
+            raise ValueError(f"{path} has an unknown option {name!r}.{nearest(str(name), names)}")
     return values
 
 
@@ -228,13 +227,13 @@ def parse_config(
     hints = typing.get_type_hints(TrainConfig)
     for option in fields(TrainConfig):
         flag, default = "--" + option.name.replace("_", "-"), shown.get(option.name, argparse.SUPPRESS)
-        parser.add_argument(flag, default=default, help=option.metadata["help"], **_argument(hints[option.name]))
+        parser.add_argument(flag, default=default, help=option.metadata["help"], **argument(hints[option.name]))
     try:
         namespace, unknown = parser.parse_known_args(argv)
         given = vars(namespace)
         if unknown:
             flags = [flag for action in parser._actions for flag in action.option_strings]
-            raise ValueError(f"unknown option {unknown[0]!r}.{_nearest(unknown[0].partition('=')[0], flags)}")
+            raise ValueError(f"unknown option {unknown[0]!r}.{nearest(unknown[0].partition('=')[0], flags)}")
         files = [defaults, given.pop("config")]
         if given.get("eval_only"):
             files.append(find_config(given["eval_only"]))
@@ -247,63 +246,3 @@ def parse_config(
     except (ValueError, TypeError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     return config
-
-
-def _argument(hint: Any) -> dict[str, Any]:
-    """How argparse reads a field of this type."""
-    kind = _kinds(hint)[0]
-    if get_origin(kind) is Literal:
-        return {"choices": get_args(kind)}
-    if get_origin(kind) is list:
-        return {"nargs": "*", **_argument(get_args(kind)[0])}
-    if get_origin(kind) is dict:
-        return {"nargs": "*", "action": _Pairs, "metavar": "NAME=VALUE"}
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    return {"type": kind}
-
-
-class _Pairs(argparse.Action):
-    """Read ``name=value`` pairs, values as YAML."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        wrong = [pair for pair in values if "=" not in pair]
-        if wrong:
-            raise ValueError(f"{option_string} must be name=value, got {wrong[0]!r}.")
-        pairs = (pair.partition("=") for pair in values)
-        setattr(namespace, self.dest, {name: yaml.safe_load(value) for name, _, value in pairs})
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, None last."""
-    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def _typed(name: str, hint: Any, value: Any) -> Any:
-    """The value in the type of its field: YAML reads ``no`` as false and ``1e-3`` as text."""
-    kinds = _kinds(hint)
-    if value is None and type(None) in kinds:
-        return None
-    kind, origin = kinds[0], get_origin(kinds[0])
-    if origin is list and isinstance(value, list | tuple):
-        return [_typed(name, get_args(kind)[0], one) for one in value]
-    if origin is Literal:
-        value = "no" if value is False else value
-        if value not in get_args(kind):
-            raise ValueError(f"{name} must be among {get_args(kind)}, got {value!r}.")
-        return value
-    if kind is str and (value is False or isinstance(value, str)):
-        return value or ("no" if value is False else "")
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if isinstance(value, origin or kind) and (kind is bool) == isinstance(value, bool):
-        return value
-    raise ValueError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -8,42 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from .config import TrainConfig
 
 _logger = logging.getLogger(__name__)
-
-UNREPEATABLE = ("time", "images_per_second", "data_wait", "peak_memory_mib")  # other from run to run
-
-
-class Sums:
-    """Weighted means by name, summed on the device: adding to them waits for nothing."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-
-    def add(self, name: str, value: Tensor, weight: float = 1.0) -> None:
-        """Count a mean over ``weight`` examples."""
-        value = value.detach().float() * weight
-        pair = torch.stack([value, torch.full_like(value, weight)])
-        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
-
-    def take(self, accelerator: Accelerator) -> tuple[dict[str, float], dict[str, float]]:
-        """Means and weights over all processes, by name; every process has the same names. Starts anew."""
-        names, sums = sorted(self._sums), self._sums
-        self._sums = {}
-        if not names:
-            return {}, {}
-        table = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").cpu()
-        return (
-            {name: float(total / weight) for name, (total, weight) in zip(names, table, strict=True)},
-            {name: float(weight) for name, (_, weight) in zip(names, table, strict=True)},
-        )
 
 
 class Journal:

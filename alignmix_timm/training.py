@@ -7,7 +7,6 @@ of updates, and no random state.
 
 import contextlib
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,8 +34,9 @@ from .config import TrainConfig
 from .data import load_splits, synthetic_splits
 from .effect import alignment_effect
 from .evaluation.accuracy import no_scores, scores, summary
-from .journal import Journal, Sums, check_trackers, draw_curves
+from .journal import Journal, check_trackers, draw_curves
 from .loaders import Loaders
+from .metrics import Metrics
 from .mixing import Mixing, mixed_accuracy
 from .publish import save_for_timm
 from .schedule import make_schedule
@@ -88,7 +88,7 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
         self.mixing = Mixing(config, self.schedule.updates_per_epoch, len(self.splits.names))
         self.loaders = Loaders(config, self.splits, self.data, self.schedule, self.accelerator)
-        self.sums, self.corrupt = Sums(), set[int]()
+        self.metrics = Metrics(self.schedule.micro_batch)
         self.step, self.best = 0, -1.0
         if start is not None:
             self.load(start)
@@ -117,7 +117,7 @@ class Run:
     def _train(self, stop: StopSignal) -> dict[str, float]:
         self.start()
         self._describe()
-        self._restart_clock()
+        self.metrics.restart_clock()
         batches, result = self.loaders.train(self.step, self.total), dict[str, float]()
         while self.step < self.total:
             if number := stop.agreed():
@@ -151,7 +151,7 @@ class Run:
         sums = no_scores().to(self.accelerator.device)
         with torch.no_grad(), self.accelerator.autocast():
             for batch in self.loaders.evaluation():
-                self.corrupt.update(batch["corrupt"])
+                self.metrics.corrupt.update(batch["corrupt"])
                 if "pixel_values" in batch:
                     batch = self._to_device(batch)
                     sums = sums + scores(net(batch["pixel_values"]), batch["labels"])
@@ -188,7 +188,7 @@ class Run:
                 self.model(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))[0].backward()
             self.optimizer.zero_grad()
         self.model.train()
-        self._restart_clock()
+        self.metrics.restart_clock()
 
     def update(self, batches: Iterator[dict[str, Any]]) -> None:
         """One update of the weights, from as many micro-batches as fall to this process."""
@@ -196,10 +196,9 @@ class Run:
             self.lr_schedule.step_update(self.step)
         count = self.schedule.micros // self.accelerator.num_processes
         for turn in range(count):
-            waited = time.perf_counter()
-            batch = self._to_device(next(batches))
-            self.waited += time.perf_counter() - waited
-            self.corrupt.update(batch["corrupt"])
+            with self.metrics.waiting():
+                batch = self._to_device(next(batches))
+            self.metrics.corrupt.update(batch["corrupt"])
             last = turn == count - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self._forward(batch, turn * self.accelerator.num_processes + self.accelerator.process_index)
@@ -218,20 +217,15 @@ class Run:
         images, labels, params, name = self.mixing(batch["pixel_values"], batch["labels"], self.step, micro)
         seed_all(self.config.seed, Stream.NETWORK, self.step, micro)
         loss, logits = self.model(images, labels, params)
-        self.sums.add("loss", loss, len(images))
-        self.sums.add(f"loss_{name}", loss, len(images))
-        self.sums.add("mixed_acc", mixed_accuracy(logits, labels, params), len(images))
-        if name in ("feat", "feat_swap") and self.hooks.transport is not None:
-            self.sums.add("marginal_error", self.hooks.transport.marginal_error.mean())
-            self.sums.add("effective_correspondences", self.hooks.transport.effective_correspondences.mean())
+        self.metrics.add(name, loss, mixed_accuracy(logits, labels, params), self.hooks.transport)
         return loss
 
     def _log(self) -> None:
-        """Write the means since the last line; stop a run whose loss is no number, before it can be saved."""
-        means, weights = self.sums.take(self.accelerator)
-        if not means:
+        """Write the means since the last line; stop a run that is broken, before it can be saved."""
+        record = self.metrics.take(self.accelerator)
+        if not record:
             return
-        broken = [name for name, value in means.items() if name.startswith("loss") and not math.isfinite(value)]
+        broken = [name for name, value in record.items() if name.startswith("loss") and not math.isfinite(value)]
         wrong = torch.stack([~value.isfinite().all() for value in self.net.state_dict().values()]).any().float()
         if self.accelerator.reduce(wrong, "sum"):  # the losses are those before the last update
             broken.append("a weight")
@@ -240,23 +234,9 @@ class Run:
                 f"{' and '.join(broken)} is not finite after update {self.step}. Lower --lr, warm up, clip gradients, "
                 f"or train in bf16; then go on from the last checkpoint, {self.checkpoints.latest() or 'none yet'}."
             )
-        modes = [name.removeprefix("loss_") for name in weights if name.startswith("loss_")]
-        shares = {f"share_{mode}": weights[f"loss_{mode}"] / weights["loss"] for mode in modes}
-        seconds = time.perf_counter() - self.started
-        record = {
-            "epoch": round(self.step / self.schedule.updates_per_epoch, 4),
-            "lr": max(group["lr"] for group in self.optimizer.param_groups),
-            **means,
-            **shares,
-            "images_per_second": weights["loss"] / seconds,
-            "data_wait": self.waited / seconds,
-        }
-        if torch.cuda.is_available():
-            record["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        if self.corrupt:
-            record["corrupt_rows"] = sorted(self.corrupt)
-        self.journal.write("train", self.step, record)
-        self._restart_clock()
+        epoch = round(self.step / self.schedule.updates_per_epoch, 4)
+        lr = max(group["lr"] for group in self.optimizer.param_groups)
+        self.journal.write("train", self.step, {"epoch": epoch, "lr": lr, **record})
 
     def _evaluate_and_save(self) -> dict[str, float]:
         result = self.evaluate_all()
@@ -268,7 +248,7 @@ class Run:
 
     def _save(self, best: bool = False) -> None:
         self.checkpoints.save(self.step, self.accelerator, self._write_more, best)
-        self._restart_clock()
+        self.metrics.restart_clock()
 
     def _write_more(self, folder: Path) -> None:
         write_progress(folder, self.config, self.schedule, self.step, self.best)
@@ -320,6 +300,3 @@ class Run:
 
     def _memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.config.channels_last else torch.contiguous_format
-
-    def _restart_clock(self) -> None:
-        self.started, self.waited = time.perf_counter(), 0.0

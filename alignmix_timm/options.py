@@ -1,0 +1,71 @@
+"""Fields of a dataclass as options: how the command line and YAML give them their values."""
+
+import argparse
+import difflib
+import types
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+
+def argument(hint: Any) -> dict[str, Any]:
+    """How argparse reads a field of this type."""
+    kind = _kinds(hint)[0]
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) is list:
+        return {"nargs": "*", **argument(get_args(kind)[0])}
+    if get_origin(kind) is dict:
+        return {"nargs": "*", "action": _Pairs, "metavar": "NAME=VALUE"}
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": kind}
+
+
+class _Pairs(argparse.Action):
+    """Read ``name=value`` pairs, values as YAML."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        wrong = [pair for pair in values if "=" not in pair]
+        if wrong:
+            raise ValueError(f"{option_string} must be name=value, got {wrong[0]!r}.")
+        pairs = (pair.partition("=") for pair in values)
+        setattr(namespace, self.dest, {name: yaml.safe_load(value) for name, _, value in pairs})
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, None last."""
+    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+
+
+def typed(name: str, hint: Any, value: Any) -> Any:
+    """The value in the type of its field: YAML reads ``no`` as false and ``1e-3`` as text."""
+    kinds = _kinds(hint)
+    if value is None and type(None) in kinds:
+        return None
+    kind, origin = kinds[0], get_origin(kinds[0])
+    if origin is list and isinstance(value, list | tuple):
+        return [typed(name, get_args(kind)[0], one) for one in value]
+    if origin is Literal:
+        value = "no" if value is False else value
+        if value not in get_args(kind):
+            raise ValueError(f"{name} must be among {get_args(kind)}, got {value!r}.")
+        return value
+    if kind is str and (value is False or isinstance(value, str)):
+        return value or ("no" if value is False else "")
+    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if isinstance(value, origin or kind) and (kind is bool) == isinstance(value, bool):
+        return value
+    raise ValueError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A question after the nearest of these names; empty if none is near."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
