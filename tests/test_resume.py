@@ -60,11 +60,11 @@ def test_another_number_of_processes_sees_the_same_run(data: Path, tmp_path: Pat
 @pytest.mark.parametrize("processes", [1, 2])
 def test_twenty_kills_lose_no_file_and_few_updates(data: Path, tmp_path: Path, processes: int) -> None:
     whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(0)
-    options = dict(epochs=40, keep_checkpoints=1, eval_every=10)
+    options = dict(epochs=150, keep_checkpoints=1, eval_every=25)
     saved = [0]
     for _ in range(20):
         started = time.monotonic()
-        end = started + rng.uniform(8, 14) * processes
+        end = started + rng.uniform(6, 10) + 5 * (processes - 1)
         kill_when(command(data, killed, processes, resume="auto", **options), lambda end=end: time.monotonic() > end)
         path = killed / "last" / "progress.json"
         if path.exists():
