@@ -1,0 +1,73 @@
+"""``alignmix-timm``: run a training script as ``__main__``, with AlignMix behind its ``--mixup``."""
+
+import argparse
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .messages import stop
+from .options import add_options
+from .requirements import check_timm
+
+_USAGE = """alignmix-timm SCRIPT.py [OPTION ...] --mixup alignmix
+       torchrun ... -m alignmix_timm.timm_train SCRIPT.py [OPTION ...] --mixup alignmix"""
+_ABOUT = """Run timm's train.py, or a script like it, with AlignMix. All options go to the script; these are added:"""
+_NOTES = """--mixup-prob, --mixup-off-epoch, --smoothing, --cutmix and --mixup-switch-prob keep their meaning. Options
+may stand in the file of -c: mixup: alignmix, alignmix_alpha: 1.0. SCRIPT.py --help lists all of the script."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``SCRIPT.py [OPTION ...]``.
+
+    Args:
+        arguments: Default: those of the command line.
+
+    Raises:
+        SystemExit: the script's own; status 2 for what cannot be combined with AlignMix, 1 for a run that trained, or
+            would train, without it.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        _parser().print_help()
+        return
+    if not given[0].endswith(".py"):
+        stop(f"the first argument must be a script, SCRIPT.py, got {given[0]!r}. See alignmix-timm --help.", 2)
+    if not Path(given[0]).is_file():
+        stop(f"there is no script {given[0]!r}.", 2)
+    check_timm()
+    run_script(given[0], given[1:])
+
+
+def run_script(path: str, arguments: Sequence[str]) -> None:
+    """Run a script as ``python path arguments`` does, by the patches of a :class:`Run`."""
+    from .patches import patched  # after check_timm: they are built on names that it checks
+    from .run import Run
+
+    saved, run = (sys.argv, sys.path), Run()
+    sys.argv = [path, *arguments]
+    sys.path = [str(Path(path).resolve().parent), *sys.path]
+    try:
+        with patched(run):
+            try:
+                runpy.run_path(path, run_name="__main__")
+            except SystemExit as exit:
+                if exit.code not in (None, 0) or {"-h", "--help"} & set(arguments):
+                    raise
+            run.finish()
+    finally:
+        sys.argv, sys.path = saved
+        run.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "alignmix-timm",
+        usage=_USAGE,
+        description=_ABOUT,
+        epilog=_NOTES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--mixup", metavar="alignmix", help="mix by AlignMix; a number is timm's own mixup")
+    add_options(parser)
+    return parser

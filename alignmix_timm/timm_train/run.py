@@ -1,0 +1,147 @@
+"""AlignMix in a run of somebody's script: what was asked for, the batches, and whether they were mixed."""
+
+import argparse
+import pickle
+from collections import Counter
+from typing import Any, NoReturn
+
+import timm
+import torch
+from timm.data import Mixup
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from ..attaching import attach
+from .messages import say, stop
+from .mixer import BatchMixer
+from .options import Options, Requested, given_in, option_name
+from .refusals import refuse
+
+_NEGLIGIBLE = 1e-6  # chance to mix nothing by --mixup-prob, below which something is wrong
+
+
+class Run:
+    """One run of a script under the launcher.
+
+    The number of the batch is kept in the script's parsed arguments, which timm saves in every checkpoint.
+
+    Attributes:
+        requested: ``--mixup alignmix`` was parsed, and not overridden.
+        patched: Names of timm that were replaced, for the line at the start.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.patched: list[str] = []
+        self._args: argparse.Namespace | None = None
+        self._options = Options()
+        self._model: nn.Module | None = None
+        self._mixer: BatchMixer | None = None
+        self._counts: Counter[str] = Counter()
+        self._chance_of_none = 1.0
+        self._guard = register_optimizer_step_pre_hook(self._before_update)
+
+    def request(self) -> None:
+        """The parser reads ``--mixup alignmix``."""
+        self.requested = True
+
+    def take_arguments(self, args: argparse.Namespace) -> None:
+        """Read the parsed arguments, and leave plain values in them: timm loads no others from a checkpoint."""
+        self._args = args
+        self.requested = isinstance(getattr(args, "mixup", None), Requested)
+        if not self.requested:
+            unused = ", ".join(option_name(name) for name in given_in(args))
+            say(f"AlignMix is off, without --mixup alignmix{f'; no effect: {unused}' if unused else ''}.")
+            return
+        try:
+            self._options = Options.of(args)
+        except ValueError as error:
+            stop(f"among the options --alignmix-*: {error}", 2)
+        refuse(args, self._options)
+        args.mixup = float(args.mixup)
+        args.alignmix_step = 0
+
+    def take_model(self, model: nn.Module) -> None:
+        """Note the first model that the script creates: the one that it trains."""
+        if self._model is None:
+            self._model = model
+
+    def resume(self, checkpoint: str) -> None:
+        """Go on with the batch after the last of a checkpoint, so that draws are not repeated."""
+        if not self.requested or self._args is None:
+            return
+        try:
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:
+            saved = {}
+        self._args.alignmix_step = getattr(saved.get("args"), "alignmix_step", 0)
+        if not self._args.alignmix_step:
+            say(f"{checkpoint} does not hold the number of its last batch: AlignMix draws from the first on.")
+
+    def mix(self, settings: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mix a batch of the script, or arm its model to mix it: see :class:`BatchMixer`."""
+        if self._args is None:
+            self._stop_without_arguments()
+        if self._mixer is None:
+            self._mixer = self._start(self._args, settings, images)
+            self._guard.remove()
+        self._chance_of_none *= 1 - self._mixer.prob
+        images, targets, mode = self._mixer(images, labels, self._args.alignmix_step)
+        self._args.alignmix_step += 1
+        self._counts[mode] += 1
+        return images, targets
+
+    def finish(self) -> None:
+        """Check the last batch, print the counts, and exit if the run should have mixed and did not."""
+        if not self.requested:
+            return
+        if self._args is None:
+            self._stop_without_arguments()
+        if self._mixer is None:
+            stop("--mixup alignmix was asked for, and not one batch was trained with it.")
+        self._mixer.hooks.check()
+        modes = ", ".join(f"{mode} {count}" for mode, count in sorted(self._counts.items()))
+        mixed = self._counts.total() - self._counts["none"]
+        say(f"{self._counts.total()} batches, {mixed} mixed ({modes}).")
+        if not mixed and self._chance_of_none < _NEGLIGIBLE:
+            stop("not one batch was mixed. Batches of one image have no partner: is --batch-size 1?")
+
+    def close(self) -> None:
+        """Let optimizers of this process step unwatched again."""
+        self._guard.remove()
+
+    def _start(self, args: argparse.Namespace, settings: Mixup, images: Tensor) -> BatchMixer:
+        """Hook the model. Only now: it is converted and wrapped, and not yet traced by torch.compile."""
+        options = self._options
+        if self._model is None:
+            stop("the script made no model with timm.create_model: there is none to mix in.")
+        if images.ndim != 4:
+            stop(f"batches must be images [B, C, H, W], got shape {tuple(images.shape)}.")
+        channels, height, width = images.shape[1:]
+        try:
+            hooks = attach(
+                self._model,
+                feature_module=options.feature_module,
+                input_size=(channels, height, width),
+                epsilon=options.epsilon,
+                align_size=options.align_size,
+            )
+        except ValueError as error:
+            stop(f"{type(self._model).__name__} cannot be mixed: {error}")
+        say(f"timm {timm.__version__}, patched {', '.join(self.patched)}; mixes {hooks.point}; {options}.")
+        return BatchMixer(hooks, settings, options, getattr(args, "seed", 0) or 0)
+
+    def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Until the first batch: an optimizer must not step on what AlignMix has not seen."""
+        if not self.requested:
+            return
+        if self._args is None:
+            self._stop_without_arguments()
+        stop(
+            "the optimizer steps, and no batch came through timm.data.Mixup, or through timm.data.FastCollateMixup and "
+            "PrefetchLoader: the script would train without AlignMix."
+        )
+
+    def _stop_without_arguments(self) -> NoReturn:
+        stop("the script never called timm.utils.init_distributed_device(args), where AlignMix reads its options.")
