@@ -1,5 +1,6 @@
 """Training scripts, run in this process with a probe in the model."""
 
+import logging
 import re
 import runpy
 import sys
@@ -45,6 +46,7 @@ class Launch:
         with Probe() as probe, pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             patch.setattr(sys, "argv", [str(script), *map(str, args)])
+            patch.setattr(logging.root, "handlers", [])
             try:
                 main(sys.argv) if launcher else runpy.run_path(str(script), run_name="__main__")
             except SystemExit as exit:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import timm
 import timm.data
+import timm.loss
 import torch
-from batch_probe import check_batch, write_images
+from batch_probe import Probe, check_batch, write_images
 from launcher import ENVIRONMENT
 from script_runs import SCRIPT, Launch
 
+from alignmix_timm import AlignMix
 from alignmix_timm.timm_train import main
 
 
@@ -334,6 +336,23 @@ def test_two_processes_mix_their_own_batches(launch: Launch) -> None:
     assert len(weights) == 2
     assert weights["0"] == weights["1"]
     assert len(re.findall("alignmix-timm: 4 batches, 4 mixed", done.stderr)) == 1
+
+
+def test_own_loops_mix_after_timms_loader_and_before_its_task(images: Path) -> None:
+    task_module = pytest.importorskip("timm.task", reason="timm.task came with timm 1.0.23")
+    dataset = timm.data.create_dataset("", root=images / "data", split="train")
+    options = dict(batch_size=8, is_training=True, no_aug=True, num_workers=0, persistent_workers=False)
+    loader = timm.data.create_loader(dataset, (3, 64, 64), device=torch.device("cpu"), **options)
+    model = timm.create_model("test_resnet", num_classes=4)
+    mixup_fn = AlignMix(model, num_classes=4, label_smoothing=0.1, seed=42)
+    task = task_module.ClassificationTask(model, criterion=timm.loss.SoftTargetCrossEntropy(), verbose=False)
+    with Probe() as probe:
+        for x, y in loader:
+            x, y = mixup_fn(x, y)
+            task(x, y)["loss"].backward()
+    for step, batch in enumerate(probe.batches):
+        check_batch(batch, step)
+    assert len(probe.batches) == 4
 
 
 @pytest.mark.slow
