@@ -1,5 +1,6 @@
 """Training scripts, run in this process with a probe in the model."""
 
+import contextlib
 import logging
 import re
 import runpy
@@ -40,10 +41,11 @@ class Launch:
     def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.folder, self.capsys = folder, capsys
 
-    def __call__(self, *args: object, script: Path = SCRIPT, launcher: bool = True) -> Done:
-        """Run ``script *args``, with the launcher or without."""
+    def __call__(self, *args: object, script: Path = SCRIPT, launcher: bool = True, watch: bool = True) -> Done:
+        """Run ``script *args``, with the launcher or without; compiled models are not to be watched."""
         status: object = 0
-        with Probe() as probe, pytest.MonkeyPatch.context() as patch:
+        probe = Probe()
+        with probe if watch else contextlib.nullcontext(), pytest.MonkeyPatch.context() as patch:
             patch.chdir(self.folder)
             patch.setattr(sys, "argv", [str(script), *map(str, args)])
             patch.setattr(logging.root, "handlers", [])

@@ -17,8 +17,11 @@ def test_wheel_holds_the_package_and_its_types(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True, timeout=200)
     assert (tmp_path / "site" / "alignmix_timm" / "py.typed").exists()
-    script = "import alignmix_timm as a, alignmix_timm.evaluation.calibration; print(a.__file__, a.__version__)"
+    command = [sys.executable, tmp_path / "site" / "bin" / "alignmix-timm", "--help"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    shown = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "--alignmix-modes" in shown
+    script = "import alignmix_timm as a, alignmix_timm.evaluation.calibration; print(a.__file__, a.__version__)"
     printed = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
     ).stdout

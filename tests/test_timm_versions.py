@@ -64,7 +64,8 @@ def losses(printed: str) -> list[float]:
 
 
 def run(launch: Launch, script: Path, options: str, mixup: str = "--mixup alignmix", launcher: bool = True) -> Done:
-    done = launch(*f"{SMALL} {mixup} {options}".split(), script=script, launcher=launcher)
+    watch = "--torchcompile" not in options
+    done = launch(*f"{SMALL} {mixup} {options}".split(), script=script, launcher=launcher, watch=watch)
     assert done.status == 0, done.err
     return done
 
