@@ -51,7 +51,7 @@ class Run:
         self.requested = isinstance(getattr(args, "mixup", None), Requested)
         if not self.requested:
             unused = ", ".join(option_name(name) for name in given_in(args))
-            say(f"AlignMix is off, without --mixup alignmix{f'; no effect: {unused}' if unused else ''}.")
+            say(f"AlignMix is off: no --mixup alignmix{f'; no effect: {unused}' if unused else ''}.")
             return
         try:
             self._options = Options.of(args)
