@@ -302,3 +302,17 @@ def test_evaluation_counts_each_row_once_and_leaves_training_as_it_was(data: str
     assert result["rows"] == 61
     assert trained.model.training
     assert result == trained.evaluate_all()
+
+
+def test_trackers_get_the_metrics(data: str, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run(config(data, tmp_path, trackers=["tensorboard"]))
+    read = events.EventAccumulator(str(next(tmp_path.glob("alignmix/events*")).parent))
+    read.Reload()
+    tracked = [round(point.value, 5) for point in read.Scalars("train/loss")]
+    assert tracked == [round(line["loss"], 5) for line in records(tmp_path, "train")]
+
+
+def test_a_tracker_that_is_not_installed_is_refused(data: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"trackers must be installed, \['clearml'\] are not"):
+        run(config(data, tmp_path, trackers=["clearml"]))
