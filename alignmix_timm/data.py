@@ -11,7 +11,6 @@ from .config import TrainConfig
 from .seeds import Stream, generator
 
 _IMAGES, _LABELS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
-_OTHER_COUNT = "num_classes must be that of {!r}, which has {}, got {}."
 _EVALUATION = ("validation", "val", "valid", "dev", "test")  # the labels of a test split are often hidden
 
 
@@ -46,13 +45,14 @@ def load_splits(config: TrainConfig) -> Splits:
         raise ValueError(f"{config.data} does not describe its columns, which streaming needs: use --no-streaming.")
     image = _column("image_column", config.image_column, features, datasets.Image, _IMAGES)
     label = _column("label_column", config.label_column, features, datasets.ClassLabel, _LABELS)
-    split = config.val_split or next((name for name in _EVALUATION if name in _names(config)), None)
+    found = [] if config.val_split else _names(config)
+    split = config.val_split or next((name for name in _EVALUATION if name in found), None)
     if split is not None:
         test = _load(config, split, streaming=False)
     elif config.streaming:
-        raise ValueError(f"{config.data} has no evaluation split among {_names(config)}: pass --val-split.")
+        raise ValueError(f"{config.data} has no evaluation split among {found}: pass --val-split.")
     else:
-        train, test = _hold_out(train, label, config)
+        train, test = _hold_out(train, config)
     if image not in test.features or label not in test.features:
         raise ValueError(f"the evaluation split must have {image!r} and {label!r} too, it has {list(test.features)}.")
     test = _some(test, config.max_eval_samples, config)
@@ -124,7 +124,7 @@ def _column(option: str, wanted: str | None, features: Any, kind: type, usual: t
     return found
 
 
-def _hold_out(train: Any, label: str, config: TrainConfig) -> tuple[Any, Any]:
+def _hold_out(train: Any, config: TrainConfig) -> tuple[Any, Any]:
     """Evaluate on rows of the training split, drawn at random, and train on the rest."""
     order = generator(config.seed, Stream.SPLIT).permutation(len(train))
     count = round(config.val_fraction * len(train))
@@ -148,11 +148,7 @@ def _class_names(train: Any, test: Any, label: str, config: TrainConfig) -> list
         names = list(feature.names)
         if getattr(test.features[label], "names", names) != names:
             raise ValueError(f"the classes of the training and evaluation splits of {config.data} differ.")
-        if config.num_classes not in (None, len(names)):
-            raise ValueError(
-                f"num_classes must be that of {label!r}, which has {len(names)}, got {config.num_classes}."
-            )
-        return names
+        return _of_this_count(names, label, config)
     kind = str(getattr(feature, "dtype", feature))
     if "int" in kind:
         if config.streaming and not config.num_classes:
@@ -163,9 +159,12 @@ def _class_names(train: Any, test: Any, label: str, config: TrainConfig) -> list
         raise ValueError(
             f"label_column must hold classes or integers, or strings where nothing streams; {label!r} is {kind}."
         )
-    names = sorted({*_known(train.unique(label)), *_known(test.unique(label))})
+    return _of_this_count(sorted({*_known(train.unique(label)), *_known(test.unique(label))}), label, config)
+
+
+def _of_this_count(names: list[str], label: str, config: TrainConfig) -> list[str]:
     if config.num_classes not in (None, len(names)):
-        raise ValueError(_OTHER_COUNT.format(label, len(names), config.num_classes))
+        raise ValueError(f"num_classes must be that of {label!r}, which has {len(names)}, got {config.num_classes}.")
     return names
 
 
