@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from timm.layers import convert_sync_batchnorm
 from timm.loss import BinaryCrossEntropy
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -154,17 +154,14 @@ def _two_rates(net: Any, config: TrainConfig) -> list[dict[str, Any]]:
     heads = net.get_classifier()
     heads = heads if isinstance(heads, tuple | list) else [heads]
     classifier = {id(parameter) for head in heads for parameter in head.parameters()}
-    skipped = net.no_weight_decay() if hasattr(net, "no_weight_decay") else set()
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in net.named_parameters():
-        if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not name.endswith(".bias") and name not in skipped
-            groups.setdefault((id(parameter) in classifier, decayed), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr_scale": 1.0 if head else config.body_lr_scale,
-            "weight_decay": config.weight_decay if decayed else 0.0,
-        }
-        for (head, decayed), parameters in groups.items()
-    ]
+    skipped = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
+    groups = []
+    for group in param_groups_weight_decay(net, config.weight_decay, no_weight_decay_list=skipped):
+        head: list[nn.Parameter] = []
+        body: list[nn.Parameter] = []
+        for parameter in group["params"]:
+            (head if id(parameter) in classifier else body).append(parameter)
+        for scale, parameters in ((1.0, head), (config.body_lr_scale, body)):
+            if parameters:
+                groups.append({"params": parameters, "lr_scale": scale, "weight_decay": group["weight_decay"]})
+    return groups
