@@ -96,9 +96,9 @@ class AlignMixModel(nn.Module):
         targets = None if labels is None else dense_targets(labels, self.num_classes, self.label_smoothing)
         if targets is not None and params.mode != "none":
             targets = mix_targets(targets, params.perm, params.lam)
-        self.hooks.arm(params, _image_size(images))
+        self.hooks.arm(params, image_size(images))
         try:
-            logits = self.model(_mix_images(images, params))
+            logits = self.model(mix_images(images, params))
         except BaseException:
             self.hooks.disarm()  # a batch that failed must not be held against the next
             raise
@@ -165,21 +165,23 @@ class AlignMix:
         params = draw(len(images), self.seed, self.step, process_index(), **options).to(images.device)
         self.step += 1
         targets = dense_targets(labels, self.num_classes, self.label_smoothing)
-        self.hooks.arm(params, _image_size(images))
+        self.hooks.arm(params, image_size(images))
         if params.mode == "none":
             return images, targets
-        return _mix_images(images, params), mix_targets(targets, params.perm, params.lam)
+        return mix_images(images, params), mix_targets(targets, params.perm, params.lam)
 
     def detach(self) -> None:
         """Remove the hooks from the model."""
         self.hooks.detach()
 
 
-def _mix_images(images: Tensor, params: MixParams) -> Tensor:
+def mix_images(images: Tensor, params: MixParams) -> Tensor:
+    """The images, mixed if the mode is ``input``."""
     return mix(images, images[params.perm], params.lam) if params.mode == "input" else images
 
 
-def _image_size(images: Tensor) -> tuple[int, int, int]:
+def image_size(images: Tensor) -> tuple[int, int, int]:
+    """(C, H, W) of a batch; ValueError if it is none of images."""
     if images.ndim != 4:
         raise ValueError(f"images must be [B, C, H, W], got shape {tuple(images.shape)}.")
     return images.shape[1], images.shape[2], images.shape[3]

@@ -6,8 +6,9 @@ import numpy as np
 from timm.data import Mixup
 from torch import Tensor
 
-from ..functional import mix, mix_targets
+from ..functional import mix_targets
 from ..hooks import MixingHooks
+from ..model import image_size, mix_images
 from ..params import MixParams, draw, process_index
 from ..seeds import Stream, generator
 from ..targets import dense_targets
@@ -65,16 +66,13 @@ class BatchMixer:
         if images.device.type == "cuda":
             params = params.pin_memory()
         params = params.to(images.device, non_blocking=True)
-        channels, height, width = images.shape[1:]
-        self.hooks.arm(params, (channels, height, width))
+        self.hooks.arm(params, image_size(images))
         if cut:
             return *self._cutmix(images, labels, step), "cutmix"
         targets = self._targets(labels)
         if params.mode != "none":
             targets = mix_targets(targets, params.perm, params.lam)
-        if params.mode == "input":
-            images = mix(images, images[params.perm], params.lam)
-        return images, targets, params.mode
+        return mix_images(images, params), targets, params.mode
 
     def _turn_of_cutmix(self, step: int) -> bool:
         """The same in all processes."""
