@@ -155,7 +155,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_progress(folder: Path, config: TrainConfig, schedule: Schedule, step: int, best: float | None) -> None:
+def write_progress(folder: Path, config: TrainConfig, schedule: Schedule, step: int, best: float) -> None:
     """Write how far a run is, with the options and versions it has."""
     write_options(folder, config)
     progress = {"step": step, "best": best, "schedule": schedule._asdict()}

@@ -21,7 +21,7 @@ class Journal:
     """Writes in the main process only. Each record is a line of ``metrics.jsonl`` with its ``kind`` and ``step``."""
 
     def __init__(self, folder: Path, accelerator: Accelerator, total: int, start: int) -> None:
-        self.folder, self.accelerator = folder, accelerator
+        self.accelerator = accelerator
         self.path = folder / "metrics.jsonl"
         self.main = accelerator.is_main_process
         if self.main:

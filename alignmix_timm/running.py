@@ -1,6 +1,5 @@
 """What a recipe does with its options: train, evaluate a checkpoint, or a dry run."""
 
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -57,7 +56,7 @@ def run(config: TrainConfig) -> dict[str, float]:
         return _dry_run(config)
     if config.eval_only:
         return _evaluate_only(config)
-    with locked(Path(config.output)) if process_index() == 0 else contextlib.nullcontext():
+    with locked(Path(config.output)):
         return Run(config).fit()
 
 
@@ -90,7 +89,7 @@ def _dry_run(config: TrainConfig) -> dict[str, float]:
     folder = Path(config.output)
     if process_index() == 0:
         shutil.rmtree(folder, ignore_errors=True)
-    with locked(folder) if process_index() == 0 else contextlib.nullcontext():
+    with locked(folder):
         trained = Run(config)
         trained.fit()
         before = trained.evaluate(trained.net)

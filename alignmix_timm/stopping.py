@@ -11,6 +11,8 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from .params import process_index
+
 
 class StopSignal:
     """Notes SIGTERM and SIGINT, and the end of the launcher; a second SIGINT stops at once.
@@ -55,11 +57,14 @@ class StopSignal:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run; the lock ends with the process, however it ends.
+    """Hold the folder of a run in its main process; the lock ends with the process, however it ends.
 
     Raises:
         ValueError: another process holds it, such as one left over from a launcher that was killed.
     """
+    if process_index():
+        yield
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("a+") as file:
         try:

@@ -188,7 +188,6 @@ class Run:
                 self.model(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))[0].backward()
             self.optimizer.zero_grad()
         self.model.train()
-        self.metrics.restart_clock()
 
     def update(self, batches: Iterator[dict[str, Any]]) -> None:
         """One update of the weights, from as many micro-batches as fall to this process."""
