@@ -1,5 +1,6 @@
 """AlignMix for timm and Hugging Face: mixup of images whose feature maps were aligned by optimal transport."""
 
+from . import networks
 from .attaching import attach, detach
 from .collate import AlignMixCollator
 from .functional import align, alignmix, mix, mix_targets
@@ -32,4 +33,5 @@ __all__ = [
     "draw",
     "mix",
     "mix_targets",
+    "networks",
 ]
