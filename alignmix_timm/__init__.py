@@ -2,7 +2,9 @@
 
 from . import networks
 from .attaching import attach, detach
+from .autoencoder import Autoencoder
 from .collate import AlignMixCollator
+from .encoder import Encoder
 from .functional import align, alignmix, mix, mix_targets
 from .hooks import MixingHooks
 from .model import AlignMix, AlignMixModel, AlignMixOutput
@@ -18,6 +20,8 @@ __all__ = [
     "AlignMixCollator",
     "AlignMixModel",
     "AlignMixOutput",
+    "Autoencoder",
+    "Encoder",
     "MixParams",
     "MixingHooks",
     "MixingPoint",

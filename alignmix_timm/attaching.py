@@ -21,6 +21,7 @@ def attach(
     align_size: int | None = None,
     max_positions: int = 196,
     aligned: bool = True,
+    align_embedding: bool = False,
 ) -> MixingHooks:
     """Hook a timm model so that it can mix features and embeddings.
 
@@ -38,6 +39,7 @@ def attach(
         align_size: Align at a coarser resolution, of at most this many blocks along each side; default the map's own.
         max_positions: Maps of more positions are aligned in as many blocks at most.
         aligned: False mixes features position by position, for comparison (manifold mixup).
+        align_embedding: Align the embedding as well, where it is a tensor: see :class:`alignmix_timm.Encoder`.
 
     Returns:
         The hooks: ``arm`` them before each forward pass; ``detach`` removes them.
@@ -62,6 +64,7 @@ def attach(
         "align_size": align_size,
         "max_positions": max_positions,
         "aligned": aligned,
+        "align_embedding": align_embedding,
     }
     hooks = MixingHooks(model, model if root is None else root, options)
     if feature_module is not None and aligned:

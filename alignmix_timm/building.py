@@ -13,7 +13,9 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
+from .autoencoder import Autoencoder
 from .config import TrainConfig
+from .hooks import AttachOptions
 from .model import AlignMixModel
 
 
@@ -23,9 +25,11 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
     Raises:
         ValueError: timm cannot build it, or its weights cannot be had; the message says why.
     """
-    name, args = config.model, model_args(config)
+    name, args = architecture(config), model_args(config)
     net: Any
     options: dict[str, Any] = dict(num_classes=num_classes, in_chans=config.in_chans, pretrained=config.pretrained)
+    if config.embedding != "none":
+        options["pretrained_backbone"] = options.pop("pretrained")
     if config.drop is not None:
         options["drop_rate"] = config.drop
     if config.drop_path is not None:
@@ -54,11 +58,25 @@ def without_weights(config: TrainConfig) -> TrainConfig:
     return replace(config, pretrained=False, initial_checkpoint=None)
 
 
+def architecture(config: TrainConfig) -> str:
+    """Name of the network in timm's registry."""
+    return config.model if config.embedding == "none" else "alignmix_encoder"
+
+
 def model_args(config: TrainConfig) -> dict[str, Any]:
     """Arguments of ``timm.create_model`` that the architecture needs to be built again."""
     known = timm.models.get_pretrained_cfg(config.model)
-    sized = {"img_size": config.img_size} if config.img_size and known and known.fixed_input_size else {}
-    return {**sized, **config.model_args}
+    if config.embedding == "none":
+        sized = {"img_size": config.img_size} if config.img_size and known and known.fixed_input_size else {}
+        return {**sized, **config.model_args}
+    return {
+        "backbone": config.model,
+        "embedding": config.embedding,
+        "embed_dim": config.embed_dim,
+        "grid": config.grid,
+        "img_size": config.img_size or (known.input_size[-1] if known else 224),
+        "backbone_args": dict(config.model_args),
+    }
 
 
 def build_criterion(config: TrainConfig) -> nn.Module:
@@ -68,24 +86,31 @@ def build_criterion(config: TrainConfig) -> nn.Module:
     return nn.CrossEntropyLoss()
 
 
-def wrap_model(net: nn.Module, config: TrainConfig, size: tuple[int, int, int]) -> AlignMixModel:
-    """The model with AlignMix attached, compiled if asked for."""
-    model = AlignMixModel(
-        net,
-        build_criterion(config),
-        label_smoothing=config.smoothing,
-        feature_module=config.feature_module,
-        input_size=size,
-        epsilon=config.epsilon,
-        num_iters=config.num_iters,
-        cost_scale=config.cost_scale,
-        align_size=config.align_size,
-        max_positions=config.max_positions,
-        aligned=config.aligned,
-    )
+def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any]) -> AlignMixModel | Autoencoder:
+    """The model with AlignMix attached, and with a decoder if the method has one; compiled if asked for.
+
+    Raises:
+        ValueError: the model has no usable mixing point, or the images no size that can be decoded.
+    """
+    options: dict[str, Any] = {
+        name: getattr(config, name) for name in AttachOptions.__annotations__ if hasattr(config, name)
+    }
+    options |= dict(criterion=build_criterion(config), label_smoothing=config.smoothing)
     if config.compile:
-        model.model.compile()
-    return model
+        net.compile()
+    if config.method == "alignmix":
+        return AlignMixModel(net, input_size=data["input_size"], **options)
+    return Autoencoder(
+        net,
+        data["input_size"],
+        variational=config.method == "alignmix_vae",
+        decoder_width=config.decoder_width,
+        reconstruction_weight=config.reconstruction_weight,
+        kl_weight=config.kl_weight,
+        mean=data["mean"],
+        std=data["std"],
+        **options,
+    )
 
 
 def build_ema(net: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
@@ -100,8 +125,8 @@ def learning_rate(config: TrainConfig) -> float:
     return config.lr if config.lr is not None else config.lr_base * config.batch_size / config.lr_base_size
 
 
-def build_optimizer(net: Any, config: TrainConfig) -> Optimizer:
-    """timm's optimizer; no weight decay for biases and norms.
+def build_optimizer(net: Any, config: TrainConfig, beside: dict[str, nn.Parameter]) -> Optimizer:
+    """timm's optimizer, for the net and what is trained beside it; no weight decay for biases and norms.
 
     Raises:
         ValueError: unknown to timm, or wrong arguments.
@@ -114,7 +139,7 @@ def build_optimizer(net: Any, config: TrainConfig) -> Optimizer:
             )
         parameters = _two_rates(net, config)
     try:
-        return create_optimizer_v2(
+        optimizer = create_optimizer_v2(
             parameters,
             opt=config.opt,
             lr=learning_rate(config),
@@ -125,6 +150,16 @@ def build_optimizer(net: Any, config: TrainConfig) -> Optimizer:
         )
     except (AssertionError, TypeError, ValueError) as error:
         raise ValueError(f"opt {config.opt!r} with opt_args {config.opt_args} cannot be built: {error}") from error
+    for parameter in beside.values():
+        decay = config.weight_decay if parameter.ndim > 1 else 0.0  # as timm's optimizers have it
+        optimizer.add_param_group({"params": [parameter], "weight_decay": decay})
+    return optimizer
+
+
+def trained_beside(net: nn.Module, wrapped: nn.Module) -> dict[str, nn.Parameter]:
+    """What is trained beside the net and not published: the decoder, the deviations of a variational encoder."""
+    published = {id(parameter) for parameter in net.parameters()}
+    return {name: parameter for name, parameter in wrapped.named_parameters() if id(parameter) not in published}
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, updates_per_epoch: int) -> Any:

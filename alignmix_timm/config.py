@@ -11,11 +11,12 @@ from typing import Any, Literal
 import yaml
 
 from .options import argument, nearest, typed
-from .params import MODES, check_draw_options
+from .params import MODES, check_draw_options, check_no_clean
 from .sinkhorn import check_options
 from .targets import check_smoothing
 
 Mixer = Literal["alignmix", "mixup", "cutmix", "none"]
+Method = Literal["alignmix", "alignmix_ae", "alignmix_vae"]
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
 
@@ -60,6 +61,11 @@ class TrainConfig:
     drop: float | None = _option(None, "dropout before the classifier")
     drop_path: float | None = _option(None, "stochastic depth")
     model_args: dict[str, Any] = _option({}, "more arguments of timm.create_model, as name=value")
+    embedding: Literal["none", "flatten", "tensor"] = _option(
+        "none", "put the paper's encoder on the model: fully-connected on the flattened map, or a tensor by convolution"
+    )
+    embed_dim: int = _option(512, "embedding: its size")
+    grid: int = _option(4, "embedding: average larger maps down to grid x grid")
 
     # Augmentation
     train_crop: Literal["rrc", "pad", "resize"] = _option(
@@ -78,22 +84,31 @@ class TrainConfig:
     std: list[float] | None = _option(None, "of each channel; default the model's")
 
     # Mixing
+    method: Method = _option(
+        "alignmix", "with an autoencoder, clean images are reconstructed in one more case beside the modes"
+    )
     mixers: list[Mixer] = _option(["alignmix"], "one is drawn for each update; mixup and cutmix are timm's")
     mix_prob: float = _option(1.0, "probability that an update mixes at all")
     mix_off_epoch: int | None = _option(None, "mix no more from this epoch on")
-    modes: list[str] = _option(list(MODES), "AlignMix: modes to draw from")
+    modes: list[str] = _option(list(MODES), "AlignMix: modes to draw from; clean alone trains a plain autoencoder")
     alpha: float = _option(2.0, "AlignMix: lam ~ Beta(alpha, alpha)")
     per_example: bool = _option(True, "AlignMix: one lam for each example, or one for the batch")
     mixup_alpha: float = _option(0.8, "timm's mixup")
     cutmix_alpha: float = _option(1.0, "timm's CutMix")
     feature_module: str | None = _option(None, "AlignMix: module to mix at; default the automatic choice")
     aligned: bool = _option(True, "AlignMix: align the features before mixing them")
+    align_embedding: bool = _option(False, "AlignMix: align the embedding, if it is a tensor")
     epsilon: float = _option(0.02, "AlignMix: entropic regularisation")
     num_iters: int = _option(20, "AlignMix: Sinkhorn iterations")
     cost_scale: Literal["mean", "raw"] = _option("mean", "AlignMix: costs relative to their mean, or as they are")
     align_size: int | None = _option(None, "AlignMix: align at this coarser resolution")
     max_positions: int = _option(196, "AlignMix: align larger maps in blocks")
     smoothing: float = _option(0.0, "label smoothing")
+    reconstruction_weight: float = _option(
+        1.0, "autoencoder: factor of the squared error, mean over pixels and channels in [-1, 1]"
+    )
+    kl_weight: float | None = _option(None, "alignmix_vae: share of the divergence; default 1 / (C * H * W)")
+    decoder_width: int = _option(128, "autoencoder: channels of the decoder")
     loss: Literal["ce", "bce"] = _option("ce", "cross-entropy, or timm's binary cross-entropy")
     bce_target_thresh: float | None = _option(None, "bce: targets above this count as 1")
 
@@ -166,6 +181,16 @@ class TrainConfig:
                 raise ValueError(f"{name} must be > 0, got {getattr(self, name)}. To leave it out, see --mixers.")
         if self.in_chans not in (1, 3):
             raise ValueError(f"in_chans must be 1 or 3, got {self.in_chans}.")
+        if self.embed_dim < 1 or self.grid < 1 or self.decoder_width < 1:
+            raise ValueError("embed_dim, grid and decoder_width must be >= 1.")
+        if self.align_embedding and self.embedding != "tensor":
+            raise ValueError(f"align_embedding needs --embedding tensor, got {self.embedding!r}.")
+        if self.method != "alignmix" and (self.embedding == "none" or "alignmix" not in self.mixers):
+            raise ValueError(
+                f"method {self.method!r} needs --embedding flatten or tensor, and alignmix among --mixers."
+            )
+        if self.method == "alignmix":
+            check_no_clean(self.modes)
         if not self.mixers:
             raise ValueError("mixers must not be empty: use 'none' to train without mixing.")
         unknown = [tracker for tracker in self.trackers if tracker not in TRACKERS]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from .blockwise import align_blocks, block_size, pool_blocks
-from .functional import mix
-from .layout import mix_maps
+from .functional import align, mix
+from .layout import Layout, mix_maps
 from .params import MixParams
 from .points import MixingPoint, built_for, choose_point
 from .sinkhorn import CostScale, Transport, assign
@@ -45,6 +45,7 @@ class AttachOptions(TypedDict, total=False):
     align_size: int | None
     max_positions: int
     aligned: bool
+    align_embedding: bool
 
 
 class MixingHooks:
@@ -158,12 +159,22 @@ class MixingHooks:
         if not self.root.training or self.action != "embed":
             return None
         self.pending = False
-        perm, lam = self._parameters_for(args[0])
-        return (mix(args[0], args[0][perm], lam), *args[1:])
+        return (self._mix_embedding(args[0]), *args[1:])
 
     def _mix_features(self, feats: Tensor) -> Tensor:
         perm, lam = self._parameters_for(feats)
         return mix_maps(self.point.layout, feats, feats[perm], lam, self._align)
+
+    def _mix_embedding(self, embedding: Tensor) -> Tensor:
+        perm, lam = self._parameters_for(embedding)
+        if not self.options["align_embedding"]:
+            return mix(embedding, embedding[perm], lam)
+        if embedding.ndim != 4:
+            raise ValueError(
+                f"align_embedding needs an embedding with positions, [B, C, H, W], got shape {tuple(embedding.shape)}. "
+                "Use an Encoder with embedding='tensor', or align_embedding=False."
+            )
+        return mix_maps(Layout("NCHW"), embedding, embedding[perm], lam, self._align_embedding)
 
     def _align(self, tokens: Tensor, partners: Tensor) -> Tensor:
         """Move the partners' tokens to where the tokens have theirs; leave them if ``aligned`` is off."""
@@ -175,11 +186,16 @@ class MixingHooks:
             )
         if not self.options["aligned"]:
             return partners
-        coarse, coarse_partners = pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block)
-        self.transport = assign(
-            coarse, coarse_partners, self.options["epsilon"], self.options["num_iters"], self.options["cost_scale"]
-        )
-        return align_blocks(partners, self.transport.assignment, grid, block)
+        assignment = self._assignment(pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block))
+        return align_blocks(partners, assignment, grid, block)
+
+    def _align_embedding(self, tokens: Tensor, partners: Tensor) -> Tensor:
+        return align(partners, self._assignment(tokens, partners))
+
+    def _assignment(self, tokens: Tensor, partners: Tensor) -> Tensor:
+        options = self.options
+        self.transport = assign(tokens, partners, options["epsilon"], options["num_iters"], options["cost_scale"])
+        return self.transport.assignment
 
     def _parameters_for(self, items: Tensor) -> tuple[Tensor, Tensor]:
         if self.perm is None or self.lam is None or self.perm.shape[0] != items.shape[0]:

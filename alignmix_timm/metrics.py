@@ -30,9 +30,11 @@ class Metrics:
         self._sums: dict[str, Tensor] = {}
         self.restart_clock()
 
-    def add(self, mode: str, loss: Tensor, accuracy: Tensor, transport: Transport | None) -> None:
-        """Count one forward pass; waits for nothing."""
-        values = {"loss": loss, f"loss_{mode}": loss, "mixed_acc": accuracy}
+    def add(self, mode: str, loss: Tensor, accuracy: Tensor | None, transport: Transport | None) -> None:
+        """Count one forward pass, without an accuracy if it did not classify; waits for nothing."""
+        values = {"loss": loss, f"loss_{mode}": loss}
+        if accuracy is not None:
+            values["mixed_acc"] = accuracy
         if mode in ("feat", "feat_swap") and transport is not None:
             values["marginal_error"] = transport.marginal_error.mean()
             values["effective_correspondences"] = transport.effective_correspondences.mean()

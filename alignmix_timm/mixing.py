@@ -20,6 +20,8 @@ class Mixing:
 
     def __init__(self, config: TrainConfig, updates_per_epoch: int, num_classes: int) -> None:
         self.config, self.updates_per_epoch = config, updates_per_epoch
+        clean = config.method != "alignmix" and "clean" not in config.modes
+        self.modes = [*config.modes, "clean"] if clean else config.modes
         alphas = {"mixup": dict(mixup_alpha=config.mixup_alpha), "cutmix": dict(mixup_alpha=0.0)}
         alphas["cutmix"]["cutmix_alpha"] = config.cutmix_alpha
         self._timm = {
@@ -48,7 +50,7 @@ class Mixing:
             step,
             micro,
             alpha=config.alpha,
-            modes=config.modes,  # type: ignore[arg-type]
+            modes=self.modes,  # type: ignore[arg-type]
             prob=float(mixer == "alignmix"),
             per_example=config.per_example,
         )

@@ -9,7 +9,7 @@ from typing_extensions import Unpack
 from .attaching import attach
 from .functional import mix, mix_targets
 from .hooks import AttachOptions
-from .params import DrawOptions, MixParams, check_draw_options, draw, process_index
+from .params import DrawOptions, MixParams, check_draw_options, check_no_clean, draw, process_index
 from .targets import check_smoothing, dense_targets
 
 
@@ -18,11 +18,11 @@ class AlignMixOutput(NamedTuple):
 
     Attributes:
         loss: Of the mixed batch in training, of the batch itself in eval; None without labels.
-        logits: [B, C].
+        logits: [B, C]; None from an autoencoder in mode ``clean``, which does not classify.
     """
 
     loss: Tensor | None
-    logits: Tensor
+    logits: Tensor | None
 
 
 class AlignMixModel(nn.Module):
@@ -36,7 +36,8 @@ class AlignMixModel(nn.Module):
         criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy.
         label_smoothing: For class-index labels in training, in [0, 1).
         num_classes: Default ``model.num_classes``.
-        **options: feature_module, input_size, epsilon, num_iters, cost_scale, align_size, max_positions, aligned:
+        **options: feature_module, input_size, epsilon, num_iters, cost_scale, align_size, max_positions, aligned,
+            align_embedding:
             see :func:`alignmix_timm.attach`.
 
     Compile the network, not the wrapper: ``model.model.compile()``.
@@ -91,6 +92,7 @@ class AlignMixModel(nn.Module):
                 "training needs the mixing parameters of the batch: use AlignMixCollator as collate_fn, or pass "
                 "mix=draw(batch_size, seed, step). To train unmixed, draw with prob=0."
             )
+        check_no_clean([params.mode])
         _check_size(params, images)
         params = params.to(images.device)
         targets = None if labels is None else dense_targets(labels, self.num_classes, self.label_smoothing)
@@ -124,7 +126,8 @@ class AlignMix:
         label_smoothing: For class-index labels, in [0, 1).
         seed: Seed of the run; batches are drawn from (seed, number of the call).
         **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`; feature_module, input_size,
-            epsilon, num_iters, cost_scale, align_size, max_positions, aligned: see :func:`alignmix_timm.attach`.
+            epsilon, num_iters, cost_scale, align_size, max_positions, aligned,
+            align_embedding: see :func:`alignmix_timm.attach`.
 
     Attributes:
         mixup_enabled: As in timm; set to False to train on unmixed, dense targets from then on (``--mixup-off-epoch``).
@@ -145,6 +148,7 @@ class AlignMix:
         drawing: Any = {name: value for name, value in options.items() if name in DrawOptions.__annotations__}
         attaching: Any = {name: value for name, value in options.items() if name not in drawing}
         check_draw_options(**drawing)
+        check_no_clean(drawing.get("modes", ()))
         self.num_classes = _num_classes(model, num_classes)
         check_smoothing(label_smoothing)
         self.label_smoothing, self.seed, self.options = label_smoothing, seed, drawing

@@ -225,8 +225,9 @@ class ResNetStride1(ResNet):
     """timm's ResNet-50 whose last stage has stride 1 and no dilation."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(Bottleneck, (3, 4, 6, 3), **kwargs)
-        first: Any = self.layer4[0]
+        super().__init__(Bottleneck, (3, 4, 6, 3), **kwargs)  # type: ignore[arg-type]  # timm means the class
+        stage: Any = self.layer4
+        first = stage[0]
         first.conv2.stride = first.downsample[0].stride = (1, 1)
         self.feature_info[-1]["reduction"] = 16
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .seeds import Stream, generator
 
-Mode = Literal["none", "input", "embed", "feat", "feat_swap"]
+Mode = Literal["none", "input", "embed", "feat", "feat_swap", "clean"]
 MODES: tuple[Mode, ...] = ("input", "embed", "feat", "feat_swap")  # the paper's four, drawn uniformly
 
 
@@ -25,7 +25,8 @@ class MixParams:
     """How one batch is mixed: row i becomes ``lam[i] * item[i] + (1 - lam[i]) * item[perm[i]]``.
 
     Attributes:
-        mode: Where to mix. ``feat_swap`` was already rewritten (see :func:`draw`): it is applied exactly as ``feat``.
+        mode: Where to mix. ``none`` is classified as it is, ``clean`` only reconstructed by an
+            autoencoder. ``feat_swap`` was already rewritten (see :func:`draw`): it is applied exactly as ``feat``.
         lam: Share of the example itself, in [0, 1], [B] fp32.
         perm: Partner of each example, [B] int64.
 
@@ -84,7 +85,7 @@ def draw(
         step: Number of the training step, >= 0.
         micro: Index of this micro-batch within the global batch of the step, >= 0.
         alpha: lam ~ Beta(alpha, alpha), > 0. The paper's value is 2.
-        modes: Modes to choose from.
+        modes: Modes to choose from; for an autoencoder ``(*MODES, "clean")``, the paper's five.
         weights: Relative frequency of each of ``modes``; None is uniform.
         prob: Probability that the batch is mixed at all, in [0, 1].
         per_example: One lam per example (Algorithm 1), or one per batch (the authors' released code).
@@ -107,8 +108,9 @@ def draw(
         if value < least:
             raise ValueError(f"{name} must be >= {least}, got {value}.")
     mode = _draw_mode(generator(seed, Stream.MODE, step), modes, weights, prob)
-    if mode == "none" or batch_size == 1:
-        return MixParams("none", torch.ones(batch_size), torch.arange(batch_size))
+    if mode in ("none", "clean") or batch_size == 1:
+        alone: Mode = "clean" if mode == "clean" else "none"
+        return MixParams(alone, torch.ones(batch_size), torch.arange(batch_size))
     rng = generator(seed, Stream.PAIR, step, micro)
     lam = rng.beta(alpha, alpha, batch_size if per_example else 1).astype(np.float32)
     lam = np.broadcast_to(lam, batch_size)
@@ -136,6 +138,12 @@ def check_draw_options(
         raise ValueError(f"modes must be chosen from {get_args(Mode)}, got {tuple(modes)}.")
     if weights is not None and (len(weights) != len(modes) or min(weights) < 0 or not sum(weights) > 0):
         raise ValueError(f"weights must be one number >= 0 for each of {tuple(modes)}, not all 0, got {weights}.")
+
+
+def check_no_clean(modes: Sequence[str]) -> None:
+    """Raise ValueError for modes that only an autoencoder has."""
+    if "clean" in modes:
+        raise ValueError("modes must not hold 'clean': reconstruction needs a decoder, see alignmix_timm.Autoencoder.")
 
 
 def _draw_mode(rng: np.random.Generator, modes: Sequence[Mode], weights: Sequence[float] | None, prob: float) -> Mode:

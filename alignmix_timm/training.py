@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad, distribute_bn
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from .building import (
     build_schedule,
     learning_rate,
     model_args,
+    trained_beside,
     without_weights,
     wrap_model,
 )
@@ -58,8 +59,12 @@ class Run:
 
     def __init__(self, config: TrainConfig) -> None:
         self.folder = Path(config.output)
+        decodes = config.method != "alignmix"  # then each mode leaves a part of the model out
         self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, log_with=config.trackers or None, project_dir=config.output
+            mixed_precision=config.mixed_precision,
+            log_with=config.trackers or None,
+            project_dir=config.output,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=decodes)],
         )
         self.checkpoints = Checkpoints(self.folder, config.keep_checkpoints)
         check_trackers(config)
@@ -81,10 +86,11 @@ class Run:
         self.total = config.epochs * self.schedule.updates_per_epoch
         self.net.to(self.accelerator.device, memory_format=self._memory_format())
         self.ema = build_ema(self.net, config)
-        optimizer = build_optimizer(self.net, config)
-        self.lr_schedule = build_schedule(optimizer, config, self.schedule.updates_per_epoch)
-        wrapped = wrap_model(self.net, config, self.data["input_size"])
+        wrapped = wrap_model(self.net, config, self.data)
         self.hooks = wrapped.hooks
+        self.beside = trained_beside(self.net, wrapped)
+        optimizer = build_optimizer(self.net, config, self.beside)
+        self.lr_schedule = build_schedule(optimizer, config, self.schedule.updates_per_epoch)
         self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
         self.mixing = Mixing(config, self.schedule.updates_per_epoch, len(self.splits.names))
         self.loaders = Loaders(config, self.splits, self.data, self.schedule, self.accelerator)
@@ -205,7 +211,7 @@ class Run:
         if self.config.clip_grad is not None:
             self.accelerator.unscale_gradients()
             parameters = model_parameters(self.net, exclude_head=self.config.clip_mode == "agc")
-            dispatch_clip_grad(parameters, self.config.clip_grad, self.config.clip_mode)
+            dispatch_clip_grad([*parameters, *self.beside.values()], self.config.clip_grad, self.config.clip_mode)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if self.ema is not None:
@@ -216,7 +222,8 @@ class Run:
         images, labels, params, name = self.mixing(batch["pixel_values"], batch["labels"], self.step, micro)
         seed_all(self.config.seed, Stream.NETWORK, self.step, micro)
         loss, logits = self.model(images, labels, params)
-        self.metrics.add(name, loss, mixed_accuracy(logits, labels, params), self.hooks.transport)
+        accuracy = None if logits is None else mixed_accuracy(logits, labels, params)
+        self.metrics.add(name, loss, accuracy, self.hooks.transport)
         return loss
 
     def _log(self) -> None:
@@ -276,7 +283,7 @@ class Run:
         if self.config.aligned and self.mixing.aligns:  # in every process: synchronised batch norm waits for all
             config, point = self.config, self.hooks.point
             effect = alignment_effect(
-                self.net, point, config.epsilon, config.cost_scale, config.align_size, config.max_positions
+                self.hooks.model, point, config.epsilon, config.cost_scale, config.align_size, config.max_positions
             )
             self.journal.write("effect", self.step, {"alignment_effect": effect})
 

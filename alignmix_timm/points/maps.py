@@ -36,7 +36,7 @@ class FeatureMaps:
         prefix = getattr(model, "num_prefix_tokens", 0)
         self.maps: dict[str, tuple[Layout, tuple[int, int]]] = {}
         for name, output in self.trace.outputs.items():
-            if name and (found := _find_map(output, input_size, prefix)):
+            if name and (found := find_map(output, input_size, prefix)):
                 self.maps[name] = found
         # What stands beside a classifier is its head, unless that is where the feature maps are.
         parents = [classifier.rpartition(".")[0] for classifier in self.classifiers]
@@ -140,7 +140,7 @@ def _largest(size: int | tuple[int, ...]) -> int:
     return max(size, default=1) if isinstance(size, tuple) else size
 
 
-def _find_map(output: Tensor, input_size: tuple[int, int, int], prefix: int) -> tuple[Layout, tuple[int, int]] | None:
+def find_map(output: Tensor, input_size: tuple[int, int, int], prefix: int) -> tuple[Layout, tuple[int, int]] | None:
     """Read a traced output as a map with the aspect ratio of the image; None if it has no positions."""
     shape = tuple(output.shape)
     if shape[0] != BATCH:

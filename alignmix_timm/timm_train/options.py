@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ..params import MODES, Mode, check_draw_options
+from ..params import MODES, Mode, check_draw_options, check_no_clean
 from ..sinkhorn import check_options
 
 _DEST = "alignmix_"  # of argparse.Namespace and config.yaml
@@ -49,6 +49,7 @@ class Options:
 
     def __post_init__(self) -> None:
         check_draw_options(self.alpha, self.modes)
+        check_no_clean(self.modes)
         check_options(self.epsilon, 20, "mean")
         if self.lam not in ("example", "batch"):
             raise ValueError(f"lam must be 'example' or 'batch', got {self.lam!r}.")
