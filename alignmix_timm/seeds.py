@@ -34,7 +34,7 @@ def seed_all(seed: int, stream: Stream, *place: int) -> None:
     words = np.random.SeedSequence(seed, spawn_key=(stream, *place)).generate_state(3, np.uint64)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]) % 2**32)
-    if torch.utils.data.get_worker_info() is None:
+    if torch.accelerator.is_available() and torch.utils.data.get_worker_info() is None:
         torch.manual_seed(int(words[2]) % 2**63)
     else:
         torch.default_generator.manual_seed(int(words[2]) % 2**63)  # without accelerators: a hundred times faster
