@@ -3,13 +3,13 @@
     python recipes/ablation.py --data path/or/name
     python recipes/ablation.py --data path/or/name --methods alignmix_ae --seeds 0 1 2 --epochs 5 --output runs/short
 
-Other options are those of train.py, before those of configs/ablation.yaml. Runs that are finished are not trained again:
-stop it when you like, and go on with the same command; for other options, choose another --output. Several processes may
-share the work, each with seeds of its own.
+Other options are those of train.py, before those of configs/ablation.yaml. Runs that are finished are not trained
+again: stop it when you like, and go on with the same command; for other options, choose another --output. Several
+processes may share the work, each with seeds of its own.
 
 x is the image, A the feature tensor (4 x 4 if nothing is said), e a vector embedding, E a tensor, (mu, sigma) and (M,
-Sigma) the same of the variational autoencoder. As in the paper each case is as frequent as any other, and A counts twice,
-aligned in one direction or the other; without alignment A keeps that weight.
+Sigma) the same of the variational autoencoder. As in the paper each case is as frequent as any other, and A counts
+twice, aligned in one direction or the other; without alignment A keeps that weight.
 """
 
 import argparse
