@@ -15,7 +15,7 @@ from .sinkhorn import CostScale, assign
 
 NO_EFFECT = 1e-3  # below this share of the logits, alignment does not matter
 
-_NUM_IMAGES, _CONVERGED = 8, 200  # images, iterations
+_NUM_IMAGES, _CONVERGED = 8, 400  # images, iterations
 _NOT_SCALES = ("bias", "token", "pos")
 
 

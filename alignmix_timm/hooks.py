@@ -169,7 +169,7 @@ class MixingHooks:
         perm, lam = self._parameters_for(embedding)
         if not self.options["align_embedding"]:
             return mix(embedding, embedding[perm], lam)
-        if embedding.ndim != 4:
+        if embedding.ndim != 4 or embedding[0, 0].numel() < 2:
             raise ValueError(
                 f"align_embedding needs an embedding with positions, [B, C, H, W], got shape {tuple(embedding.shape)}. "
                 "Use an Encoder with embedding='tensor', or align_embedding=False."
