@@ -79,6 +79,10 @@ class TrainConfig:
     aa: str | None = _option(None, "timm's automatic augmentation, such as rand-m7-mstd0.5-inc1")
     reprob: float = _option(0.0, "probability of random erasing")
     crop_pct: float | None = _option(None, "evaluation: cropped share of the image; default the model's")
+    crop_mode: Literal["center", "squash", "border"] | None = _option(
+        None,
+        "evaluation: crop at the centre; whole image, its sides scaled apart; or with a border; default the model's",
+    )
     interpolation: str | None = _option(None, "default the model's")
     mean: list[float] | None = _option(None, "of each channel; default the model's")
     std: list[float] | None = _option(None, "of each channel; default the model's")

@@ -224,10 +224,12 @@ def from_vgg16(state_dict: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
 class ResNetStride1(ResNet):
     """timm's ResNet-50 whose last stage has stride 1 and no dilation."""
 
+    layer4: Any
+
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(Bottleneck, (3, 4, 6, 3), **kwargs)  # type: ignore[arg-type]  # timm means the class
-        stage: Any = self.layer4
-        first = stage[0]
+        block: Any = Bottleneck
+        super().__init__(block, (3, 4, 6, 3), **kwargs)
+        first = self.layer4[0]
         first.conv2.stride = first.downsample[0].stride = (1, 1)
         self.feature_info[-1]["reduction"] = 16
 

@@ -22,7 +22,7 @@ def data_config(net: nn.Module, config: TrainConfig) -> dict[str, Any]:
         "mean": tuple(config.mean or mean),
         "std": tuple(config.std or std),
         "crop_pct": config.crop_pct or own["crop_pct"],
-        "crop_mode": own.get("crop_mode") or "center",
+        "crop_mode": config.crop_mode or own.get("crop_mode") or "center",
     }
 
 
