@@ -190,7 +190,7 @@ class VggGap(StagedNet):
         info: list[dict[str, Any]] = []
         chs = in_chans
         for index, widths in enumerate(VGG_WIDTHS):
-            layers: list[nn.Module] = [nn.MaxPool2d(2)] if 0 < index <= pools else []
+            layers: list[nn.Module] = [nn.MaxPool2d(2) if 0 < index <= pools else nn.Identity()]
             for width in widths:
                 layers += [nn.Conv2d(chs, width, 3, padding=1), nn.ReLU(inplace=True)]
                 chs = width
@@ -246,7 +246,7 @@ default_cfgs = generate_default_cfgs(
     {
         "preact_resnet18": _cfg(),
         "wide_resnet16_8": _cfg(),
-        "vgg16_gap.tv_in1k": _cfg(**IMAGENET, first_conv="stages.0.0", hf_hub_id="timm/vgg16.tv_in1k"),
+        "vgg16_gap.tv_in1k": _cfg(**IMAGENET, first_conv="stages.0.1", hf_hub_id="timm/vgg16.tv_in1k"),
         "resnet50_stride1.tv_in1k": _cfg(
             **IMAGENET,
             first_conv="conv1",
