@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -14,6 +15,7 @@ from alignmix_timm.config import TrainConfig
 from alignmix_timm.data import load_splits
 from alignmix_timm.decoding import read_image
 from alignmix_timm.examples import Key, Rows, collate
+from alignmix_timm.transforms import data_config, eval_transform
 
 
 def pictures(count: int, seed: int = 0) -> list[Image.Image]:
@@ -190,3 +192,15 @@ def test_a_broken_image_is_replaced_in_training_and_left_out_in_evaluation(broke
     batch = collate([test[Key(0, row)] for row in range(5)])
     assert batch["rows"].tolist() == [0, 3, 4]
     assert collate([test[Key(0, 1)]]) == {"corrupt": [1]}
+
+
+@pytest.mark.parametrize(("mode", "edges"), [(None, [0, 0]), ("squash", [255, 255])])
+def test_evaluation_crops_the_image_or_takes_all_of_it(mode: str | None, edges: list[int]) -> None:
+    pixels = np.zeros((64, 192, 3), np.uint8)
+    pixels[:, :32] = pixels[:, -32:] = 255  # white at the left and at the right
+    config = TrainConfig(img_size=64, crop_pct=1.0, crop_mode=mode, mean=[0.0] * 3, std=[1.0] * 3)
+    own = {"input_size": (3, 224, 224), "interpolation": "bilinear", "crop_pct": 0.9, "mean": [0.5], "std": [0.5]}
+    data = data_config(SimpleNamespace(pretrained_cfg=own), config)
+    shown = eval_transform(data)(Image.fromarray(pixels)) * 255
+    assert shown.shape == (3, 64, 64)
+    assert shown[0, 32, [0, -1]].tolist() == edges
