@@ -4,13 +4,12 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training import command, digest, finish, kill_when, reached, records, save_rows
 
 from alignmix_timm.journal import read_journal
-
-MANY = pytest.param(4, marks=pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
@@ -18,14 +17,35 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_rows(tmp_path_factory.mktemp("data") / "rows", train=233, test=61)
 
 
-@pytest.mark.parametrize("processes", [1, 2, MANY])
-def test_killed_and_resumed_runs_end_alike(data: Path, tmp_path: Path, processes: int) -> None:
+ENCODER = dict(model="preact_resnet18", model_args="width=4", embedding="flatten", embed_dim=16, decoder_width=4)
+AE, VAE = (
+    {**ENCODER, "mixers": "alignmix", "method": method, "micro_batch_size": 8}
+    for method in ("alignmix_ae", "alignmix_vae")
+)
+
+
+@pytest.mark.parametrize(
+    ("processes", "options"),
+    [
+        (1, VAE),
+        (2, {}),
+        pytest.param(1, {}, marks=pytest.mark.slow),
+        pytest.param(4, {}, marks=pytest.mark.slow),
+        pytest.param(2, AE, marks=pytest.mark.slow),
+        pytest.param(2, VAE, marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_runs_end_alike(data: Path, tmp_path: Path, processes: int, options: dict[str, Any]) -> None:
+    """With four micro-batches an update, for the autoencoders."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(command(data, whole, processes))
-    kill_when(command(data, killed, processes), reached(killed, 5))
-    finish(command(data, killed, processes, resume="auto"))
+    finish(command(data, whole, processes, **options))
+    kill_when(command(data, killed, processes, **options), reached(killed, 5))
+    finish(command(data, killed, processes, resume="auto", **options))
     assert digest(killed) == digest(whole)
     assert len(records(whole, "train")) == 14
+    if options:
+        modes = {name for line in records(whole, "train") for name in line if name.startswith("loss_")}
+        assert modes == {"loss_input", "loss_embed", "loss_feat", "loss_feat_swap", "loss_clean"}
 
 
 def test_killed_while_a_checkpoint_is_written(data: Path, tmp_path: Path) -> None:
