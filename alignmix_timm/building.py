@@ -96,21 +96,25 @@ def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any]) -> AlignMixM
         name: getattr(config, name) for name in AttachOptions.__annotations__ if hasattr(config, name)
     }
     options |= dict(criterion=build_criterion(config), label_smoothing=config.smoothing)
-    if config.compile:
-        net.compile()
+    wrapped: AlignMixModel | Autoencoder
     if config.method == "alignmix":
-        return AlignMixModel(net, input_size=data["input_size"], **options)
-    return Autoencoder(
-        net,
-        data["input_size"],
-        variational=config.method == "alignmix_vae",
-        decoder_width=config.decoder_width,
-        reconstruction_weight=config.reconstruction_weight,
-        kl_weight=config.kl_weight,
-        mean=data["mean"],
-        std=data["std"],
-        **options,
-    )
+        wrapped = classifier = AlignMixModel(net, input_size=data["input_size"], **options)
+    else:
+        wrapped = Autoencoder(
+            net,
+            data["input_size"],
+            variational=config.method == "alignmix_vae",
+            decoder_width=config.decoder_width,
+            reconstruction_weight=config.reconstruction_weight,
+            kl_weight=config.kl_weight,
+            mean=data["mean"],
+            std=data["std"],
+            **options,
+        )
+        classifier = wrapped.classifier
+    if config.compile:
+        classifier.model.compile()
+    return wrapped
 
 
 def build_ema(net: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
