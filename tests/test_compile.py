@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from alignmix_timm import AlignMix, AlignMixModel, MixParams, attach, draw
+from alignmix_timm import MODES, AlignMix, AlignMixModel, Autoencoder, MixParams, attach, draw
 
 QUICK = (("test_resnet", 64), ("test_vit", 64))
 FAMILIES = (
@@ -121,3 +121,25 @@ def test_a_timm_loop_may_compile_after_attaching() -> None:
             x, y = mixup_fn(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(step)), torch.arange(4))
             outputs.append(nn.functional.cross_entropy(model(x), y))
         assert torch.allclose(*outputs, atol=1e-5)
+
+
+def test_a_variational_encoder_has_one_graph_for_each_action() -> None:
+    torch.manual_seed(0)
+    options = dict(backbone="preact_resnet18", img_size=32, embed_dim=16, backbone_args={"width": 4})
+    net = timm.create_model("alignmix_encoder", num_classes=4, **options)
+    model = Autoencoder(net, (3, 32, 32), variational=True, decoder_width=4).train()
+    batches = [(torch.randn(4, 3, 32, 32), draw(4, 0, 0, modes=(mode,))) for mode in (*MODES, "clean", "none")]
+    losses: list[list[float]] = []
+    backend = CompileCounterWithBackend("aot_eager")
+    for compiled in (False, True):
+        if compiled:
+            model.classifier.model.compile(backend=backend)
+        losses.append([])
+        for images, params in batches:
+            torch.manual_seed(1)
+            loss = model(images, torch.zeros(4).long(), params).loss
+            loss.backward()
+            losses[-1].append(loss.item())
+    assert losses[0] == losses[1]
+    assert backend.frame_count == 3
+    assert not torch._dynamo.utils.counters["graph_break"]
