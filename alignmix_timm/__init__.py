@@ -7,9 +7,11 @@ from .collate import AlignMixCollator
 from .encoder import Encoder
 from .functional import align, alignmix, mix, mix_targets
 from .hooks import MixingHooks
+from .hub import push_to_hub
 from .model import AlignMix, AlignMixModel, AlignMixOutput
 from .params import MODES, MixParams, Mode, draw
 from .points import MixingPoint, choose_point, describe_points
+from .publish import save_for_timm
 from .sinkhorn import Transport, assign
 
 __version__ = "0.1.0"
@@ -38,4 +40,6 @@ __all__ = [
     "mix",
     "mix_targets",
     "networks",
+    "push_to_hub",
+    "save_for_timm",
 ]

@@ -35,7 +35,9 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
     if config.drop_path is not None:
         options["drop_path_rate"] = config.drop_path
     if config.initial_checkpoint:
-        if Path(config.initial_checkpoint).is_dir():
+        if config.initial_checkpoint.startswith("hf-hub:"):
+            name, options["pretrained"] = config.initial_checkpoint, True
+        elif Path(config.initial_checkpoint).is_dir():
             name, options["pretrained"] = f"local-dir:{config.initial_checkpoint}", True
         else:
             options["checkpoint_path"] = config.initial_checkpoint

@@ -18,7 +18,10 @@ from .schedule import Schedule
 
 PROGRESS = "progress.json"
 
-_OF_A_RUN = ("output", "resume", "eval_only", "dry_run", "workers", "log_every", "trackers", "project")
+_OF_A_RUN = (
+    *("output", "resume", "eval_only", "dry_run", "workers", "log_every", "trackers", "project"),
+    *("push_to_hub", "push_every", "hub_private"),
+)
 _OF_THE_MODEL = ("model", "in_chans", "embedding", "embed_dim", "grid", "method", "decoder_width")
 _FIXED = (*_OF_THE_MODEL, "opt", "opt_args", "weight_decay", "momentum", "body_lr_scale", "layer_decay")
 _logger = logging.getLogger(__name__)

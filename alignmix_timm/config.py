@@ -12,6 +12,7 @@ import yaml
 
 from .options import argument, nearest, typed
 from .params import MODES, check_draw_options, check_no_clean
+from .repository import check_name
 from .sinkhorn import check_options
 from .targets import check_smoothing
 
@@ -55,7 +56,9 @@ class TrainConfig:
     # Model
     model: str = _option("resnet50", "any name of timm.list_models()")
     pretrained: bool = _option(False, "start from timm's pretrained weights")
-    initial_checkpoint: str | None = _option(None, "start from a folder saved for timm, or a file of weights")
+    initial_checkpoint: str | None = _option(
+        None, "start from hf-hub:USER/NAME, a folder saved for timm, or a file of weights"
+    )
     img_size: int | None = _option(None, "height and width of the images; default as the model was built for")
     in_chans: int = _option(3, "channels of the images: 3, or 1 for grey")
     drop: float | None = _option(None, "dropout before the classifier")
@@ -160,6 +163,9 @@ class TrainConfig:
     log_every: int = _option(50, "updates between lines of metrics")
     trackers: list[str] = _option([], f"also log to {', '.join(TRACKERS)}")
     project: str = _option("alignmix", "name of the project in the trackers")
+    push_to_hub: str | None = _option(None, "publish the model at the end, as USER/NAME on the Hugging Face Hub")
+    push_every: int | None = _option(None, "publish it every so many epochs, too, in the background")
+    hub_private: bool = _option(False, "only you can see a repository that is made for it")
     dry_run: bool = _option(False, "two updates on synthetic images, evaluate, save, load again: offline, on anything")
 
     def check(self) -> None:
@@ -170,7 +176,7 @@ class TrainConfig:
         if not self.data and not self.dry_run:
             raise ValueError("data must be the name of a dataset on the Hub or a folder: pass --data.")
         least = dict(epochs=1, batch_size=1, log_every=1, eval_every=1, keep_checkpoints=1, workers=0, seed=0)
-        least |= dict(micro_batch_size=1, checkpoint_every=1, max_train_samples=1, max_eval_samples=1)
+        least |= dict(micro_batch_size=1, checkpoint_every=1, push_every=1, max_train_samples=1, max_eval_samples=1)
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -203,6 +209,18 @@ class TrainConfig:
         check_draw_options(self.alpha, self.modes, None, self.mix_prob)
         check_options(self.epsilon, self.num_iters, self.cost_scale)
         check_smoothing(self.smoothing)
+        self._check_push()
+
+    def _check_push(self) -> None:
+        if self.push_to_hub is not None:
+            check_name(self.push_to_hub)
+        elif self.push_every is not None:
+            raise ValueError("push_every needs push_to_hub: pass --push-to-hub USER/NAME.")
+        if self.push_every is not None and self.push_every % self.eval_every:
+            raise ValueError(
+                f"push_every must be a multiple of eval_every, for a card with results: got {self.push_every}, "
+                f"and {self.eval_every}."
+            )
 
     def save(self, path: Path) -> None:
         """Write as YAML."""

@@ -85,6 +85,8 @@ def _dry_run(config: TrainConfig) -> dict[str, float]:
         log_every=1,
         resume="no",
         trackers=[],
+        push_to_hub=None,
+        push_every=None,
     )
     folder = Path(config.output)
     if process_index() == 0:

@@ -40,6 +40,8 @@ from .loaders import Loaders
 from .metrics import Metrics
 from .mixing import Mixing, mixed_accuracy
 from .publish import save_for_timm
+from .pushing import Uploads
+from .run_provenance import of_run
 from .schedule import make_schedule
 from .seeds import Stream, seed_all
 from .stopping import StopSignal
@@ -111,10 +113,11 @@ class Run:
             self.accelerator.print(f"The run in {self.folder} is finished: nothing to do.")
             return self.evaluate_all()
         self.journal = Journal(self.folder, self.accelerator, self.total, self.step)
+        self.uploads = self._uploads()
         stop = StopSignal()
         try:
             result = self.evaluate_all() if finished else self._train(stop)
-            self._finish()
+            self._finish(result)
         finally:
             stop.close()
             self.journal.close()
@@ -147,6 +150,12 @@ class Run:
                 self._log()
         self.hooks.check()
         return result
+
+    def _uploads(self) -> Uploads | None:
+        """In the main process, where the run is to be published."""
+        if self.config.push_to_hub is None or not self.accelerator.is_main_process:
+            return None
+        return Uploads(self.folder, self.config.push_to_hub, self.config.hub_private, self.journal.say)
 
     def evaluate(self, net: nn.Module) -> dict[str, float]:
         """Measure on every row of the evaluation split exactly once, whatever the number of processes."""
@@ -250,6 +259,10 @@ class Run:
         score = result["ema_top1" if self.ema is not None else "top1"]
         improved, self.best = score > self.best, max(score, self.best)
         self._save(improved)
+        epoch = self.step // self.schedule.updates_per_epoch
+        due = self.config.push_every and epoch % self.config.push_every == 0 and self.step < self.total
+        if self.uploads is not None and due:
+            self.uploads.export(self.step, lambda folder: self._save_model(folder, result))
         return result
 
     def _save(self, best: bool = False) -> None:
@@ -287,17 +300,32 @@ class Run:
             )
             self.journal.write("effect", self.step, {"alignment_effect": effect})
 
-    def _finish(self) -> None:
+    def _save_model(self, folder: Path, result: dict[str, float]) -> None:
+        net = self.net if self.ema is None else self.ema.module
+        split = getattr(self.splits.test, "split", None)
+        provenance = of_run(
+            self.folder,
+            self.config,
+            result,
+            updates=self.step,
+            rows=self.schedule.rows,
+            split=None if split is None else str(split),
+            mixing=str(self.hooks.point),
+        )
+        save_for_timm(net, folder, self.splits.names, self.data, model_args(self.config), provenance=provenance)
+
+    def _finish(self, result: dict[str, float]) -> None:
         self._write_effect()
         if self.accelerator.is_main_process:
-            net = self.net if self.ema is None else self.ema.module
-            args = model_args(self.config)
-            save_for_timm(net, self.folder / "model", self.splits.names, self.data, args)
+            self._save_model(self.folder / "model", result)
             draw_curves(self.journal.path, self.folder / "curves.png")
         self.journal.say(f"Done: weights for plain timm are in {self.folder / 'model'}.")
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
+        if self.uploads is not None:
+            self.uploads.start(self.folder / "model")
+            self.uploads.wait()
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = send_to_device(batch, self.accelerator.device, non_blocking=True)

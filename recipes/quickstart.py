@@ -12,6 +12,7 @@ Prints a table of both, saves the AlignMix model as a folder that plain timm loa
 
 import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
 from alignmix_timm.evaluation.calibration import expected_calibration_error
+from alignmix_timm.provenance import Provenance, find_dataset
 from alignmix_timm.publish import load_for_timm, save_for_timm
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
@@ -36,19 +38,21 @@ def main() -> None:
     accelerator = Accelerator()
     train, test, names = load(args.data, args.image_size, args.image_column, args.label_column)
     train = train.subset(args.train_size, args.seed, args.augment)
-    table = {}
+    table, mixing = {}, ""
     for method, prob in (("no mixing", 0.0), ("AlignMix", 1.0)):
         set_seed(args.seed)  # both start from the same weights and see the same images in the same order
         start = time.perf_counter()
         net = timm.create_model(args.model, num_classes=len(names))
         model = fit(net, train, prob, method, args, accelerator)
         table[method] = {**evaluate(model, test, accelerator), "seconds": time.perf_counter() - start}
+        mixing = str(accelerator.unwrap_model(model).hooks.point)
         accelerator.free_memory()
     if not accelerator.is_main_process:
         return
     print_table(table, len(train), args)
     data = {"input_size": train.size, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
-    save_for_timm(net, args.out / "model", names, data)
+    provenance = describe(table["AlignMix"], mixing, len(train), len(test), args)
+    save_for_timm(net, args.out / "model", names, data, provenance=provenance)
     reloaded = load_for_timm(args.out / "model").to(accelerator.device)
     trained, restored = (measure(*predict(one, test, accelerator.device))["top-1 %"] for one in (net, reloaded))
     print(f"Plain timm reloads {args.out / 'model'}: top-1 {restored:.2f} %, as trained {trained:.2f} %.")
@@ -57,6 +61,7 @@ def main() -> None:
     pictures.mixed_inputs(train, names, args.out / "mixed_inputs.png", args.seed)
     pictures.alignment(net, test, names, args.out / "alignment.png")
     print(f"Look at {args.out / 'mixed_inputs.png'} and {args.out / 'alignment.png'}.")
+    print(f"To publish it: alignmix-timm push {args.out} USER/NAME")
 
 
 def fit(
@@ -127,7 +132,26 @@ def print_table(table: dict[str, dict[str, float]], count: int, args: argparse.N
     print("One seed: repeat with --seed 1, 2, ... before you believe a difference.\n")
 
 
-def parse_args() -> argparse.Namespace:
+def describe(row: dict[str, float], mixing: str, train: int, test: int, args: argparse.Namespace) -> Provenance:
+    """What the card of the model says, should it be published."""
+    data = find_dataset(args.data)
+    data.train_rows, data.eval_rows, data.eval_split = train, test, "test"
+    defaults = vars(parse_args([]))
+    options = {name: value for name, value in vars(args).items() if name not in ("data", "out", "seed")}
+    usual = args.data == EMBEDDED and all(value == defaults[name] for name, value in options.items())
+    return Provenance(
+        data,
+        results={"top1": row["top-1 %"], "top5": row["top-5 %"], "loss": row["loss"], "ece": row["ECE %"]},
+        seed=args.seed,
+        mixing=mixing,
+        epochs=args.epochs,
+        seconds=round(row["seconds"], 1),
+        command=f"accelerate launch recipes/quickstart.py --seed {args.seed}" if usual else None,
+        options=options,
+    )
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=EMBEDDED, help="name or folder for datasets.load_dataset")
     parser.add_argument("--image-column", help="default: the first column of images")
@@ -141,7 +165,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("quickstart"))
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""Before a folder is uploaded: does plain timm, without this package, give the logits of these weights?"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from timm.models import is_model, model_entrypoint
+from torch import Tensor
+
+from .isolated import LOADS_FOLDERS
+from .publish import FILES, KEPT_LOGITS, PROVENANCE, TOLERANCE, example_images, load_for_timm, logits_of
+
+
+def check_folder(folder: str | Path) -> str:
+    """Load a folder of :func:`alignmix_timm.save_for_timm` in a process that cannot import this package.
+
+    Its logits must be bit-equal to those of a contiguous fp32 copy on the CPU, for the same images and as many threads;
+    and those must be near the ones noted when the folder was saved, of the model as it was trained.
+
+    Returns:
+        What was found, in words.
+
+    Raises:
+        ValueError: not such a folder; other logits; an architecture that nobody else has.
+    """
+    folder = Path(folder)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} must be a folder of save_for_timm, it has no {' and no '.join(missing)}.")
+    try:
+        described = json.loads((folder / "config.json").read_text())
+        saved = json.loads((folder / PROVENANCE).read_text())["saved"]
+        architecture, size = described["architecture"], described["pretrained_cfg"]["input_size"]
+        if not is_model(architecture):
+            raise ValueError(f"timm {timm.__version__} has no architecture {architecture!r}")
+        images = example_images(size)
+        expected = logits_of(load_for_timm(folder).eval(), images)
+    except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}. Save the model again.") from error
+    found = _logits_in_isolation(folder, images, needs_package(architecture))
+    if not torch.equal(found, expected):
+        raise ValueError(
+            f"plain timm gives other logits for {folder} than its weights do, by up to "
+            f"{(found - expected).abs().max():.3g}: not published. Save the model again; if it stays so, report it."
+        )
+    return _check_saved(folder, saved, expected, described)
+
+
+def needs_package(architecture: str) -> bool:
+    """Whether ``import alignmix_timm`` registers this architecture, so that timm alone does not have it."""
+    return is_model(architecture) and model_entrypoint(architecture).__module__.partition(".")[0] == __package__
+
+
+def _logits_in_isolation(folder: Path, images: Tensor, with_package: bool) -> Tensor:
+    environment = {name: value for name, value in os.environ.items() if "TOKEN" not in name}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    if with_package:
+        root = str(Path(__file__).parents[1])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+    script = Path(__file__).with_name("isolated.py")
+    with tempfile.TemporaryDirectory() as temporary:
+        given, written = (str(Path(temporary) / name) for name in ("images", "logits"))
+        try:
+            save_file({"images": images}, given)
+        except SafetensorError as error:
+            raise OSError(f"the check needs some room in {temporary}: {error}.") from error
+        line = [sys.executable, str(script), str(folder.resolve()), given, written, str(torch.get_num_threads())]
+        line += ["--with-alignmix"] * with_package
+        done = subprocess.run(line, cwd=temporary, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ValueError(f"plain timm cannot load {folder}, so it is not published: {last}")
+        return load_file(written)["logits"]
+
+
+def _check_saved(folder: Path, saved: dict[str, Any], logits: Tensor, described: dict[str, Any]) -> str:
+    """Compare with what was noted when the folder was saved; say what holds."""
+    stored, trained = (getattr(torch, saved[name]) for name in ("stored_as", "dtype"))
+    kept = torch.tensor(saved["logits"])
+    scale = max(1.0, kept.abs().max().item())
+    moved = (kept - logits[:, :KEPT_LOGITS]).abs().max().item() / scale
+    bound = max(TOLERANCE[stored], TOLERANCE[trained])
+    form = f"as trained ({saved['dtype']}, {saved['memory_format']}, {saved['device']})"
+    for difference, what in ((moved, "when they were saved"), (saved["difference"], form)):
+        if not difference <= bound:
+            raise ValueError(
+                f"the logits of {folder} differ from those {what} by {difference:.3g} of the largest, more than "
+                f"{bound:g}: not published. Save the model again."
+            )
+    how = "local-dir:" if _reads_folders() else f"checkpoint_path, since timm {timm.__version__} cannot read folders:"
+    loader = "timm and alignmix_timm" if needs_package(described["architecture"]) else "plain timm"
+    return (
+        f"Checked: {loader} loads {folder} ({how}) with logits bit-equal to those of its weights in fp32; they differ "
+        f"from those {form} by {saved['difference']:.2g} of the largest, at most {bound:g} is allowed."
+    )
+
+
+def _reads_folders() -> bool:
+    return tuple(int(part) for part in timm.__version__.split(".")[:3] if part.isdigit()) >= LOADS_FOLDERS
