@@ -110,9 +110,9 @@ def merge_card(existing: str | None, generated: ModelCard) -> str:
         merged |= {name: old.get(name) for name in ("license", "license_name", "license_link")}
     theirs = [result for result in old.get("eval_results") or [] if result.metric_args != OURS]
     merged["eval_results"] = [*(new.get("eval_results") or []), *theirs] or None
-    generated.data = ModelCardData(**merged)
-    generated.text = _merged_text(card.text, generated.text)
-    return str(generated)
+    card.text = _merged_text(card.text, generated.text)
+    card.data = ModelCardData(**merged)
+    return str(card)
 
 
 def plain(value: Any) -> str:

@@ -64,7 +64,7 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, tag: str | None
         if tag is not None:
             step = f"set the tag {tag}, though the commit was made"
             api.create_tag(repo_id, tag=tag, revision=commit.oid)
-    except ValueError:
+    except PushError:
         raise
     except Exception as error:  # of the client, and of whichever HTTP library it uses
         raise PushError(f"could not {step} in {repo_id}: {_reason(error).replace(token, '***')}") from None
@@ -89,7 +89,10 @@ def _refuse_secrets(files: dict[str, str | bytes], token: str) -> None:
 
 def _reason(error: Exception) -> str:
     """In words that say what to do, without headers or traceback."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    cause: BaseException = error
+    while getattr(cause, "response", None) is None and cause.__cause__ is not None:
+        cause = cause.__cause__
+    status = getattr(getattr(cause, "response", None), "status_code", None)
     known = {
         401: "the token was not accepted. Run hf auth login again, or set HF_TOKEN",
         403: "the token may not write there: the repository is somebody else's, or the token only reads",
@@ -97,8 +100,7 @@ def _reason(error: Exception) -> str:
         409: "it was changed at the same time, or the name is taken already",
         412: "it was changed at the same time",
     }
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    said = known.get(status or 0) or f"{type(error).__name__}: {first}"
-    return (
-        f"{said}{f' (HTTP {status})' if status else ''}. No revision is half there; your folder is as it was: repeat."
-    )
+    first = next((line.strip() for line in str(cause).splitlines() if line.strip()), "no message")
+    said = known.get(status or 0) or f"{type(cause).__name__}: {first.rstrip('.')}"
+    number = f" (HTTP {status})" if status else ""
+    return f"{said}{number}. No revision is half there, and your folder is as it was: repeat."

@@ -54,7 +54,7 @@ class Provenance:
         results: The last measurement of these weights, by the names of ``metrics.jsonl``; shares in percent.
         seed: Of the run.
         mixing: Where the model was mixed, and why there; None without mixing.
-        seconds: Time of training, without evaluation and checkpoints.
+        seconds: Time of training.
         base: None for random initialisation.
         command: Builds the weights again, where one command does.
         options: Of the run, those that are not defaults.

@@ -71,13 +71,18 @@ def save_for_timm(
     copied = copied.cpu().float().to(memory_format=torch.contiguous_format)
     described |= _compare(trained, logits_of(copied, images), dtype)
     weights = {name: _stored(value, dtype) for name, value in copied.state_dict().items()}
-    args = {**({"in_chans": size[0]} if size[0] != 3 else {}), **(model_args or {})}
+    args = _size_args(size, copied.pretrained_cfg)
     copied.pretrained_cfg = _evaluated_by(data, copied, provenance)
     origin = {"saved": described, "run": None if provenance is None else provenance.to_dict()}
 
     def write(partial: Path) -> None:
         save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
-        save_config_for_hf(copied, str(partial / CONFIG), {"label_names": label_names, "model_args": args})
+        more = {"label_names": label_names, "model_args": model_args or {}}
+        save_config_for_hf(copied, str(partial / CONFIG), more)
+        described = json.loads((partial / CONFIG).read_text())  # timm notes the size that a model was built for
+        described["pretrained_cfg"] |= data
+        described["model_args"] = {**described.get("model_args", {}), **args, **(model_args or {})}
+        (partial / CONFIG).write_text(json.dumps(described, indent=2))
         (partial / PROVENANCE).write_text(json.dumps(origin, indent=2))
 
     _replace(Path(folder), write)
@@ -141,6 +146,14 @@ def _compare(trained: Tensor, copied: Tensor, dtype: torch.dtype) -> dict[str, A
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
     """A tensor of its own: tied weights share one, which safetensors refuses."""
     return value.to(dtype if value.is_floating_point() else value.dtype).contiguous().clone()
+
+
+def _size_args(size: tuple[int, ...], config: dict[str, Any]) -> dict[str, Any]:
+    """Arguments for channels and size other than the architecture's own, which older timm does not note."""
+    args: dict[str, Any] = {"in_chans": size[0]} if size[0] != 3 else {}
+    if config.get("fixed_input_size") and size[1:] != tuple(config["input_size"][1:]):
+        args["img_size"] = list(size[1:])
+    return args
 
 
 def _evaluated_by(data: dict[str, Any], net: Any, provenance: Provenance | None) -> dict[str, Any]:

@@ -53,7 +53,11 @@ class Repository:
 
 
 class Failure:
-    """Fails a step so many times: with an HTTP status, or by closing the connection before or after it was done."""
+    """Fails a step so many times.
+
+    With an HTTP status; by closing the connection before ("drop") or after it was done ("drop after"); or not, but with
+    a commit of somebody else before it ("race").
+    """
 
     def __init__(self, action: int | str, times: int = 1) -> None:
         self.action, self.times = action, times
@@ -67,7 +71,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories: dict[str, Repository] = {}
-        self.blobs: dict[str, bytes] = {}
+        self.blobs: dict[tuple[str, str], bytes] = {}
         self.failures: dict[tuple[str, str], Failure] = {}
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
@@ -137,6 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
             action = failure.action
         if action == "drop":
             return self._drop()
+        if action == "race":
+            present = self.server.repositories[parts["repo"]]
+            present.commit({**present.files, "theirs.txt": b"somebody else's"})
         if isinstance(action, int):
             return self._send(action, {"error": "the server failed"})
         try:
@@ -236,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         objects = []
         for asked in json.loads(self.body)["objects"]:
             entry = {"oid": asked["oid"], "size": asked["size"]}
-            if asked["oid"] not in self.server.blobs:
+            if (repo, asked["oid"]) not in self.server.blobs:
                 href = f"{self.server.url}/lfs/{repo}/{asked['oid']}"
                 entry["actions"] = {"upload": {"href": href}}
             objects.append(entry)
@@ -245,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _put(self, repo: str, oid: str) -> tuple[int, Any, dict[str, str]]:
         if hashlib.sha256(self.body).hexdigest() != oid:
             raise _Error(400, "the content is not that of its id")
-        self.server.blobs[oid] = self.body
+        self.server.blobs[repo, oid] = self.body
         return 200, {}, {}
 
     def _commit(self, repo: str, revision: str) -> tuple[int, Any, dict[str, str]]:
@@ -258,9 +265,9 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
-                if value["oid"] not in self.server.blobs:
+                if (repo, value["oid"]) not in self.server.blobs:
                     raise _Error(400, "this LFS file was never uploaded")
-                files[value["path"]] = self.server.blobs[value["oid"]]
+                files[value["path"]] = self.server.blobs[repo, value["oid"]]
         if parent is not None and parent != found.head:
             raise _Error(412, "A commit has happened since. Please refresh and try again.")
         oid = found.commit(files)
