@@ -45,13 +45,17 @@ def check_folder(folder: str | Path) -> str:
         expected = logits_of(load_for_timm(folder).eval(), images)
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}. Save the model again.") from error
-    found = _logits_in_isolation(folder, images, needs_package(architecture))
+    seen = _check_saved(folder, saved, expected)
+    package = needs_package(architecture)
+    found = _logits_in_isolation(folder, images, package)
     if not torch.equal(found, expected):
         raise ValueError(
             f"plain timm gives other logits for {folder} than its weights do, by up to "
             f"{(found - expected).abs().max():.3g}: not published. Save the model again; if it stays so, report it."
         )
-    return _check_saved(folder, saved, expected, described)
+    how = "local-dir:" if _reads_folders() else f"checkpoint_path, since timm {timm.__version__} cannot read folders:"
+    loader = "timm and alignmix_timm" if package else "plain timm"
+    return f"Checked: {loader} loads {folder} ({how}) with logits bit-equal to those of its weights in fp32; {seen}"
 
 
 def needs_package(architecture: str) -> bool:
@@ -81,13 +85,11 @@ def _logits_in_isolation(folder: Path, images: Tensor, with_package: bool) -> Te
         return load_file(written)["logits"]
 
 
-def _check_saved(folder: Path, saved: dict[str, Any], logits: Tensor, described: dict[str, Any]) -> str:
+def _check_saved(folder: Path, saved: dict[str, Any], logits: Tensor) -> str:
     """Compare with what was noted when the folder was saved; say what holds."""
-    stored, trained = (getattr(torch, saved[name]) for name in ("stored_as", "dtype"))
     kept = torch.tensor(saved["logits"])
-    scale = max(1.0, kept.abs().max().item())
-    moved = (kept - logits[:, :KEPT_LOGITS]).abs().max().item() / scale
-    bound = max(TOLERANCE[stored], TOLERANCE[trained])
+    moved = (kept - logits[:, :KEPT_LOGITS]).abs().max().item() / max(1.0, kept.abs().max().item())
+    bound = max(TOLERANCE[getattr(torch, saved[name])] for name in ("stored_as", "dtype"))
     form = f"as trained ({saved['dtype']}, {saved['memory_format']}, {saved['device']})"
     for difference, what in ((moved, "when they were saved"), (saved["difference"], form)):
         if not difference <= bound:
@@ -95,12 +97,7 @@ def _check_saved(folder: Path, saved: dict[str, Any], logits: Tensor, described:
                 f"the logits of {folder} differ from those {what} by {difference:.3g} of the largest, more than "
                 f"{bound:g}: not published. Save the model again."
             )
-    how = "local-dir:" if _reads_folders() else f"checkpoint_path, since timm {timm.__version__} cannot read folders:"
-    loader = "timm and alignmix_timm" if needs_package(described["architecture"]) else "plain timm"
-    return (
-        f"Checked: {loader} loads {folder} ({how}) with logits bit-equal to those of its weights in fp32; they differ "
-        f"from those {form} by {saved['difference']:.2g} of the largest, at most {bound:g} is allowed."
-    )
+    return f"they differ from those {form} by {saved['difference']:.2g} of the largest, at most {bound:g} is allowed."
 
 
 def _reads_folders() -> bool:

@@ -43,6 +43,9 @@ def test_saved_options_are_read_back(tmp_path: Path) -> None:
         ("--data a --epsilon -1", "epsilon must be"),
         ("--data a --opt-args lr", "--opt-args must be name=value, got 'lr'."),
         ("--data a --trackers wandbe", "trackers must be among"),
+        ("--data a --push-to-hub a/b/c", "the repository must be named USER/NAME, got 'a/b/c'"),
+        ("--data a --push-every 2", "push_every needs push_to_hub"),
+        ("--data a --push-to-hub a/b --push-every 3 --eval-every 2", "push_every must be a multiple of eval_every"),
         ("--data a -c none.yaml", "config must be a readable YAML file"),
     ],
 )

@@ -21,6 +21,9 @@ def test_wheel_holds_the_package_and_its_types(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     shown = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
     assert "--alignmix-modes" in shown
+    pushing = [*command[:2], "push", "--help"]
+    shown = subprocess.run(pushing, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "USER/NAME" in shown
     script = "import alignmix_timm as a, alignmix_timm.evaluation.calibration; print(a.__file__, a.__version__)"
     printed = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True

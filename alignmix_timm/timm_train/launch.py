@@ -11,7 +11,8 @@ from .options import add_options
 from .requirements import check_timm
 
 _USAGE = """alignmix-timm SCRIPT.py [OPTION ...] --mixup alignmix
-       torchrun ... -m alignmix_timm.timm_train SCRIPT.py [OPTION ...] --mixup alignmix"""
+       torchrun ... -m alignmix_timm.timm_train SCRIPT.py [OPTION ...] --mixup alignmix
+       alignmix-timm push RUN_FOLDER USER/NAME"""
 _ABOUT = """Run timm's train.py, or a script like it, with AlignMix. All options go to the script; these are added:"""
 _NOTES = """--mixup-prob, --mixup-off-epoch, --smoothing, --cutmix and --mixup-switch-prob keep their meaning. Options
 may stand in the file of -c: mixup: alignmix, alignmix_alpha: 1.0. SCRIPT.py --help lists all of the script."""
