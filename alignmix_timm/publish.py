@@ -78,7 +78,7 @@ def save_for_timm(
     def write(partial: Path) -> None:
         save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
         more = {"label_names": label_names, "model_args": model_args or {}}
-        save_config_for_hf(copied, str(partial / CONFIG), more)
+        save_config_for_hf(copied, partial / CONFIG, more)
         described = json.loads((partial / CONFIG).read_text())  # timm notes the size that a model was built for
         described["pretrained_cfg"] |= data
         described["model_args"] = {**described.get("model_args", {}), **args, **(model_args or {})}
