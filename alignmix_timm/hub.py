@@ -6,7 +6,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, hf_
 from huggingface_hub.utils import EntryNotFoundError
 
 from .card import make_card, merge_card
-from .publish import FILES
+from .publish import FILES, WEIGHTS
 from .repository import check_name
 from .verify import check_folder
 
@@ -80,8 +80,10 @@ def _existing_card(repo_id: str, revision: str | None) -> str | None:
 
 
 def _refuse_secrets(files: dict[str, str | bytes], token: str) -> None:
-    """Nothing that is about to be public may hold the token: an option of the run could."""
+    """No text that is about to be public may hold the token: an option of the run could."""
     for name, content in files.items():
+        if name == WEIGHTS:
+            continue
         read = content if isinstance(content, bytes) else Path(content).read_bytes()
         if token.encode() in read:
             raise PushError(f"nothing was uploaded: {name} holds your token. Take it out of the options of the run.")

@@ -1,5 +1,6 @@
 """Where published weights come from: what their card says, kept beside them as JSON."""
 
+import functools
 import importlib.metadata
 import platform
 from collections.abc import Iterable
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import DatasetCard, HfApi
+
+from .repository import is_name
 
 OURS = "apache-2.0"  # licence of weights that were trained from random initialisation
 UNKNOWN = "unknown"
@@ -92,15 +95,20 @@ class Provenance:
 def find_dataset(data: str | Path, config: str | None = None, revision: str | None = None) -> Dataset:
     """Name, commit and licence of a dataset: of a local folder, or on the Hub as far as that can be reached."""
     path = Path(data).expanduser()
-    if path.exists() or data == "synthetic images":
-        name = path.resolve().name if path.exists() else str(data)
-        return Dataset(_stated(path, "pretty_name") or name, license=_stated(path, "license"))
+    if path.exists() or not is_name(str(data)):
+        return Dataset(_stated(path, "pretty_name") or path.resolve().name, license=_stated(path, "license"))
+    commit, license = _on_the_hub(str(data), revision)
+    return Dataset(str(data), True, config, commit or revision, license)
+
+
+@functools.cache
+def _on_the_hub(name: str, revision: str | None) -> tuple[str | None, str | None]:
+    """Commit and licence of a dataset; None where the Hub cannot be reached."""
     try:
-        info = HfApi().dataset_info(str(data), revision=revision, timeout=10)
+        info = HfApi().dataset_info(name, revision=revision, timeout=10)
     except Exception:  # offline, or gone: the card then says less
-        return Dataset(str(data), True, config, revision)
-    license = info.card_data.get("license") if info.card_data else None
-    return Dataset(str(data), True, config, info.sha, _text(license))
+        return None, None
+    return info.sha, _text(info.card_data.get("license")) if info.card_data else None
 
 
 def hardware() -> str:

@@ -78,11 +78,12 @@ def save_for_timm(
     def write(partial: Path) -> None:
         save_file(weights, partial / WEIGHTS, metadata={"format": "pt"})
         more = {"label_names": label_names, "model_args": model_args or {}}
-        save_config_for_hf(copied, partial / CONFIG, more)
-        described = json.loads((partial / CONFIG).read_text())  # timm notes the size that a model was built for
+        path: Any = partial / CONFIG  # a name of text, as its signature says, breaks older timm
+        save_config_for_hf(copied, path, more)
+        described = json.loads(path.read_text())  # timm notes the size that a model was built for
         described["pretrained_cfg"] |= data
         described["model_args"] = {**described.get("model_args", {}), **args, **(model_args or {})}
-        (partial / CONFIG).write_text(json.dumps(described, indent=2))
+        path.write_text(json.dumps(described, indent=2))
         (partial / PROVENANCE).write_text(json.dumps(origin, indent=2))
 
     _replace(Path(folder), write)

@@ -83,12 +83,12 @@ class Uploads:
         if self.busy:
             self.say(f"The last push is still under way: none at update {step}.")
             return
-        for old in self.folder.glob(f"{EXPORTS}/*"):
-            shutil.rmtree(old)
         model = self.folder / EXPORTS / f"step-{step:08d}"
         try:
+            for old in self.folder.glob(f"{EXPORTS}/*"):
+                shutil.rmtree(old)
             save(model)
-        except OSError as error:
+        except Exception as error:  # whatever it is, the run goes on
             self.say(f"No push at update {step}: {error}")
             return
         self.start(model)
@@ -101,10 +101,13 @@ class Uploads:
         root = str(Path(__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
         self._what = model.name
-        with (self.folder / LOG).open("ab") as log:
-            self._running = subprocess.Popen(
-                line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+        try:
+            with (self.folder / LOG).open("ab") as log:
+                self._running = subprocess.Popen(
+                    line, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+                )
+        except OSError as error:
+            self.say(f"{self._what} was not pushed to {self.repo_id}; the run goes on: {error}")
 
     def wait(self) -> None:
         """Until the upload under way has ended."""

@@ -47,7 +47,7 @@ def of_run(
         dataset=data,
         results={name: value for name, value in own.items() if name != "rows"},
         seed=config.seed,
-        mixing=mixing if "alignmix" in config.mixers else None,
+        mixing=mixing if "alignmix" in config.mixers and config.aligned and config.mix_prob > 0 else None,
         epochs=config.epochs,
         updates=updates,
         seconds=_seconds(folder / "metrics.jsonl", config.batch_size),
