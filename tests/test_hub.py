@@ -12,13 +12,15 @@ from hub_publisher import FAMILIES, FORMS
 from hub_server import ALICE, BOB, Failure, Hub, Repository, running_hub
 from huggingface_hub import ModelCard
 from launcher import ROOT
+from PIL import Image
 from training import command, records, save_rows
 
 TESTS = ROOT / "tests"
 
 
-def run(line: list[Any], env: dict[str, str], code: int = 0) -> str:
-    done = subprocess.run([sys.executable, *map(str, line)], env=env, capture_output=True, text=True, timeout=300)
+def run(line: list[Any], env: dict[str, str], code: int = 0, **options: Any) -> str:
+    pipes = dict(capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, *map(str, line)], env=env, **pipes, **options)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -57,12 +59,15 @@ def test_a_dozen_families_and_all_forms_come_back_bit_by_bit(hub: Hub, published
     revision = hub.repositories["alice/bf16"].head
     expected = published / "expected.pt"
     online, offline = hub.environment(tmp_path), hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "1"}
-    printed = run([TESTS / "hub_loader.py", expected], online)
-    assert {line.removeprefix("loaded ") for line in printed.splitlines() if line.startswith("loaded")} >= names
+    usage = hub.repositories["alice/test_vit"].files["README.md"].decode().split("```")[1]
+    (published / "usage.py").write_text(usage.removeprefix("python\n"))
+    Image.new("L", (90, 70), 128).save(published / "image.jpg")
     few = ["alice/test_vit@v1", f"alice/bf16@{revision}"]
-    run([TESTS / "hub_loader.py", expected, *few], online)
+    printed = run([TESTS / "hub_loader.py", expected, *names, *few], online, cwd=published)
+    assert "'naïve: dog': 0." in printed.splitlines()[-1]
+    assert {line.removeprefix("loaded ") for line in printed.splitlines() if line.startswith("loaded")} >= names
     asked = len(hub.requests)
-    run([TESTS / "hub_loader.py", expected, "alice/test_resnet", *few], offline)
+    run([TESTS / "hub_loader.py", expected, "alice/test_resnet", *few], offline, cwd=tmp_path)
     assert len(hub.requests) == asked
 
 
