@@ -33,7 +33,7 @@ class VariationalEncoder(nn.Module):
         f = net.embed
         self.deviation = nn.Conv2d(f.in_channels, f.out_channels, f.kernel_size, f.stride)  # type: ignore[arg-type]
         self.sample = Sample()
-        self.num_classes, self.pretrained_cfg = net.num_classes, net.pretrained_cfg
+        self.num_classes = net.num_classes
 
     def statistics(self, feats: Tensor) -> Tensor:
         """Mean and standard deviation of the embedding of feature tensors, [B, 2 * channels, side, side], fp32."""

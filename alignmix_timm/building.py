@@ -50,9 +50,9 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
             f"model {config.model!r} cannot be built: {error}. See timm.list_models(), and --pretrained, "
             "--initial-checkpoint, --model-args."
         ) from error
-    architecture = net.pretrained_cfg["architecture"]
-    if config.initial_checkpoint and ":" not in config.model and config.model.partition(".")[0] != architecture:
-        raise ValueError(f"model must be that of initial_checkpoint, {architecture!r}, got {config.model!r}.")
+    built, asked = net.pretrained_cfg["architecture"], architecture(config)
+    if config.initial_checkpoint and ":" not in asked and asked.partition(".")[0] != built:
+        raise ValueError(f"model must be that of initial_checkpoint, {built!r}, got {asked!r}.")
     if config.sync_bn:
         net = convert_sync_batchnorm(net)
     return net

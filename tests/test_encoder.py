@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from alignmix_timm import AlignMixModel, Autoencoder, Encoder, attach, choose_point, draw
+from alignmix_timm.card import make_card
 from alignmix_timm.decoder import Decoder
 from alignmix_timm.effect import NO_EFFECT, alignment_effect
 from alignmix_timm.publish import load_for_timm, save_for_timm
+from alignmix_timm.verify import check_folder
 
 NARROW = dict(backbone="preact_resnet18", img_size=32, num_classes=5, embed_dim=32, backbone_args={"width": 4})
 SMALL_SWIN = dict(depths=(1, 1, 1, 1), embed_dim=12, num_heads=(1, 1, 2, 2), window_size=4)
@@ -112,7 +114,7 @@ def test_what_is_published_is_the_plain_encoder(tmp_path: Path, variational: boo
     model = Autoencoder(encoder(), (3, 32, 32), variational=variational, decoder_width=8).eval()
     plain = encoder()
     args = {name: value for name, value in NARROW.items() if name != "num_classes"}
-    save_for_timm(model.net, tmp_path / "model", list("abcde"), DATA, args)
+    save_for_timm(model, tmp_path / "model", list("abcde"), DATA, args)
     described = json.loads((tmp_path / "model" / "config.json").read_text())
     assert described["architecture"] == "alignmix_encoder"
     loaded = load_for_timm(tmp_path / "model").eval()
@@ -129,6 +131,14 @@ def test_what_is_published_is_the_plain_encoder(tmp_path: Path, variational: boo
             one(images(32))
         flops.append(counter.get_total_flops())
     assert flops[0] == flops[1] > 0
+
+
+@pytest.mark.slow
+def test_an_encoder_is_checked_with_the_package_and_its_card_says_so(tmp_path: Path) -> None:
+    args = {name: value for name, value in NARROW.items() if name != "num_classes"}
+    save_for_timm(encoder(), tmp_path / "model", list("abcde"), DATA, args)
+    assert "timm and alignmix_timm loads" in check_folder(tmp_path / "model")
+    assert "import alignmix_timm" in str(make_card(tmp_path / "model", "user/name"))
 
 
 def test_without_the_import_timm_says_that_the_architecture_is_unknown(tmp_path: Path) -> None:
