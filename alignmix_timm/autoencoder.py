@@ -130,9 +130,13 @@ class Autoencoder(nn.Module):
         self.hooks.arm(mix, image_size(pixel_values))
         embedding, divergence = self._embed(self.net.features(pixel_values))
         self.hooks.check()
-        difference = self.decoder(embedding) - ((pixel_values * self.std + self.mean) * 2 - 1)
+        difference = self.decoder(embedding) - self.rescale(pixel_values)
         loss = self.reconstruction_weight * (difference.square().mean() + self.kl_weight * divergence)
         return AlignMixOutput(loss, None)
+
+    def rescale(self, pixel_values: Tensor) -> Tensor:
+        """Normalised images as the decoder makes them, in [-1, 1]."""
+        return (pixel_values * self.std + self.mean) * 2 - 1
 
     def decode(self, feats: Tensor) -> Tensor:
         """Feature tensors A, mixed or not, to images in [-1, 1]; from the mean, if variational."""

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     TIMM_MIXUP = 6  # step, micro-batch
     INIT = 7  # weights of a new model
     SPLIT = 8  # rows held out or left out
+    SHOW = 9  # pairs of held-out images to look at
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:
