@@ -75,12 +75,15 @@ def methods_figure(model: Autoencoder, pairs: Pairs, lam: float = 0.5) -> Any:
         "AlignMix,\ndecoded": decoded.aligned[0],
     }
     count = len(first)
-    figure = new_figure(1.5 * len(columns), 1.5 * count + 0.8)
+    figure = new_figure(1.6 * len(columns), 1.5 * count + 0.8)
     axes = figure.subplots(count, len(columns), squeeze=False)
     for column, (title, images) in enumerate(columns.items()):
         axes[0, column].set_title(title, fontsize="medium")
         for row, image in enumerate(images):
             show(axes[row, column], image)
+    for row, names in enumerate(zip(pairs.first_names, pairs.second_names, strict=True)):
+        for column, name in enumerate(names):
+            axes[row, column].set_ylabel(name, fontsize="small")
     figure.suptitle(f"lam = {lam:g}")
     return figure
 
@@ -93,17 +96,15 @@ def interpolations_figure(model: Autoencoder, pairs: Pairs) -> Any:
     count = len(pairs.first)
     figure = new_figure(1.1 * (len(LAMS) + 2) + 0.6, 4.6 * count + 0.6)
     blocks = figure.add_gridspec(4 * count, len(LAMS) + 2)
-    directions = (("12", pairs.first, pairs.second), ("13", pairs.second, pairs.first))
-    for direction, (equation, kept, moved) in enumerate(directions):
-        rows = interpolate(model, kept, moved, LAMS)
-        originals = (model.rescale(kept), model.rescale(moved))
-        names = ("x", "x'") if direction == 0 else ("x'", "x")
+    sides = (("x", pairs.first, pairs.first_names), ("x'", pairs.second, pairs.second_names))
+    for direction, (equation, (kept, moved)) in enumerate(((12, sides), (13, sides[::-1]))):
+        rows = interpolate(model, kept[1], moved[1], LAMS)
         for pair in range(count):
             top = 4 * pair + 2 * direction
-            for column, original, name in zip((0, len(LAMS) + 1), originals, names, strict=True):
+            for column, (name, originals, classes) in ((0, kept), (len(LAMS) + 1, moved)):
                 axes = figure.add_subplot(blocks[top : top + 2, column])
-                show(axes, original[pair])
-                axes.set_title(name, fontsize="medium")
+                show(axes, model.rescale(originals[pair]))
+                axes.set_title(f"{name}\n{classes[pair]}", fontsize="small")
             for row, (kind, images) in enumerate(zip((f"({equation})\nunaligned", "aligned"), rows, strict=True)):
                 for column, lam in enumerate(LAMS):
                     axes = figure.add_subplot(blocks[top + row, column + 1])
@@ -118,21 +119,21 @@ def interpolations_figure(model: Autoencoder, pairs: Pairs) -> Any:
 def points_figure() -> Any:
     """Figure 2: points A and A', their cost, their assignment, and their interpolations in both directions."""
     toy = toy_alignment()
-    figure = new_figure(11, 8)
+    figure = new_figure(11, 7)
     axes = figure.subplot_mosaic([["points", "points", "cost", "cost", "assignment", "assignment"], [*"aaabbb"]])
     sets = {"A": (toy.x, "tab:red"), "A'": (toy.y, "tab:blue")}
     for panel, opacity in (("points", 1.0), ("a", 0.25), ("b", 0.25)):
         for name, (points, color) in sets.items():
-            axes[panel].scatter(*points.T, color=color, alpha=opacity, label=name)
+            axes[panel].scatter(*points.T.numpy(), color=color, alpha=opacity, label=name)
         axes[panel].set_aspect("equal")
     for panel, matrix, title in (("cost", toy.cost, "cost M (7)"), ("assignment", toy.assignment, "assignment R (9)")):
-        figure.colorbar(axes[panel].imshow(matrix, cmap="viridis"), ax=axes[panel], shrink=0.7)
+        figure.colorbar(axes[panel].imshow(matrix.numpy(), cmap="viridis"), ax=axes[panel], shrink=0.7)
         axes[panel].set(title=title, xlabel="A'", ylabel="A")
     for panel, name, aligned, equation in (("a", "A", toy.x_aligned, 12), ("b", "A'", toy.y_aligned, 13)):
         kept, color = sets[name]
         path = torch.stack([mix(kept, aligned, lam) for lam in LAMS])
-        axes[panel].plot(*path.permute(2, 0, 1), color="0.6", marker=".", linewidth=0.8, zorder=0)
-        axes[panel].scatter(*aligned.T, color=color, marker="x", label=f"{name} aligned (lam = 0)")
+        axes[panel].plot(*path.permute(2, 0, 1).numpy(), color="0.6", marker=".", linewidth=0.8, zorder=0)
+        axes[panel].scatter(*aligned.T.numpy(), color=color, marker="x", label=f"{name} aligned (lam = 0)")
         axes[panel].set_title(f"from {name} (lam = 1) to {name} aligned ({equation})")
     for panel in ("points", "a", "b"):
         axes[panel].legend(fontsize="small")
@@ -164,8 +165,8 @@ def new_figure(width: float, height: float) -> Any:
 
 def show(axes: Any, image: Tensor) -> None:
     """An image [C, H, W] in [-1, 1], grey or colour, without ticks."""
-    pixels = ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).cpu()
-    axes.imshow(pixels.squeeze(2), cmap="gray", vmin=0, vmax=1)
+    pixels = ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).squeeze(2)
+    axes.imshow(pixels.cpu().numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
 
 

@@ -47,10 +47,8 @@ def main() -> None:
         tables["all"] = {kind: np.mean([table[kind] for table in tables.values()], 0) for kind in kinds}
     for run, table in tables.items():
         for kind, values in table.items():
-            cells = [bootstrap(column) for column in values.T]
-            print(
-                f"| {run} | {kind} | " + " | ".join(f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in cells) + " |"
-            )
+            cells = [f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in bootstrap(values)]
+            print(f"| {run} | {kind} | {' | '.join(cells)} |")
 
 
 def measured(run: str, args: argparse.Namespace) -> dict[str, np.ndarray]:

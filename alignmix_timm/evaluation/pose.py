@@ -99,9 +99,9 @@ def with_differences(overlaps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.column_stack([values, values[:, 0] - values[:, 1]]) for name, values in rows.items()}
 
 
-def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 10_000) -> Interval:
-    """Mean over pairs, [B], and its 95 % percentile interval over pairs drawn again with replacement."""
-    rng = np.random.default_rng(seed)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Interval(float(values.mean()), float(low), float(high))
+def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 10_000) -> list[Interval]:
+    """Means over pairs of each column of [B, K], and their 95 % percentile intervals over pairs drawn again."""
+    rng, count = np.random.default_rng(seed), len(values)
+    means = [values[rng.integers(0, count, count)].mean(0) for _ in range(resamples)]
+    bounds = np.quantile(means, (0.025, 0.975), axis=0)
+    return [Interval(*map(float, column)) for column in zip(values.mean(0), *bounds, strict=True)]
