@@ -89,30 +89,27 @@ def methods_figure(model: Autoencoder, pairs: Pairs, lam: float = 0.5) -> Any:
 
 
 def interpolations_figure(model: Autoencoder, pairs: Pairs) -> Any:
-    """Figure 3: decoded interpolations from lam = 1 to 0 for each pair and direction, unaligned above aligned.
+    """Figure 3: decoded interpolations of each pair, unaligned above aligned, by equation 12 and by 13.
+
+    To the left of each row is the image whose positions are kept, to the right its partner.
 
     Args, Returns and Raises as :func:`methods_figure`.
     """
-    count = len(pairs.first)
-    figure = new_figure(1.1 * (len(LAMS) + 2) + 0.6, 4.6 * count + 0.6)
-    blocks = figure.add_gridspec(4 * count, len(LAMS) + 2)
-    sides = (("x", pairs.first, pairs.first_names), ("x'", pairs.second, pairs.second_names))
-    for direction, (equation, (kept, moved)) in enumerate(((12, sides), (13, sides[::-1]))):
-        rows = interpolate(model, kept[1], moved[1], LAMS)
-        for pair in range(count):
-            top = 4 * pair + 2 * direction
-            for column, (name, originals, classes) in ((0, kept), (len(LAMS) + 1, moved)):
-                axes = figure.add_subplot(blocks[top : top + 2, column])
-                show(axes, model.rescale(originals[pair]))
-                axes.set_title(f"{name}\n{classes[pair]}", fontsize="small")
-            for row, (kind, images) in enumerate(zip((f"({equation})\nunaligned", "aligned"), rows, strict=True)):
-                for column, lam in enumerate(LAMS):
-                    axes = figure.add_subplot(blocks[top + row, column + 1])
-                    show(axes, images[column, pair])
-                    if row == 0:
-                        axes.set_title(f"{lam:.2f}", fontsize="small")
-                    if column == 0:
-                        axes.set_ylabel(kind, fontsize="small")
+    rows = []
+    for equation, kept, partner in ((12, pairs.first, pairs.second), (13, pairs.second, pairs.first)):
+        for kind, decoded in zip(("unaligned", "aligned"), interpolate(model, kept, partner, LAMS), strict=True):
+            rows.append((f"({equation})\n{kind}", [model.rescale(kept), *decoded, model.rescale(partner)]))
+    height, width = len(rows) * len(pairs.first), len(LAMS) + 2
+    figure = new_figure(1.1 * width + 0.3, 1.1 * height + 0.3)
+    axes = figure.subplots(height, width, squeeze=False)
+    for place, line in enumerate(axes):
+        pair, row = divmod(place, len(rows))
+        label, images = rows[row]
+        line[0].set_ylabel(label, fontsize="small")
+        for one, batch in zip(line, images, strict=True):
+            show(one, batch[pair])
+    for one, title in zip(axes[0], ("kept", *(f"{lam:.2f}" for lam in LAMS), "partner"), strict=True):
+        one.set_title(title, fontsize="medium")
     return figure
 
 
