@@ -82,14 +82,18 @@ def pose_overlaps(model: Autoencoder, first: Tensor, second: Tensor, batch_size:
     Raises:
         ValueError: as :func:`alignmix_timm.interpolation.interpolate`.
     """
-    batches = []
-    for images, partners in zip(first.split(batch_size), second.split(batch_size), strict=True):
-        decoded = interpolate(model, images, partners, (0.0, 1.0))
-        originals = [silhouette((model.rescale(one) + 1) / 2) for one in (images, partners)]
-        shown = [silhouette((one + 1) / 2) for one in (decoded.aligned[0], decoded.unaligned[0], decoded.aligned[1])]
-        batches.append([[overlap(row, original) for original in originals] for row in (*shown, originals[0])])
-    joined = [[torch.cat([batch[row][side] for batch in batches]).cpu() for side in (0, 1)] for row in range(len(ROWS))]
-    return {name: torch.stack(sides, 1).numpy() for name, sides in zip(ROWS, joined, strict=True)}
+    batches = zip(first.split(batch_size), second.split(batch_size), strict=True)
+    overlaps = torch.cat([_overlaps(model, *batch) for batch in batches], 1)
+    return dict(zip(ROWS, overlaps.cpu().numpy(), strict=True))
+
+
+def _overlaps(model: Autoencoder, first: Tensor, second: Tensor) -> Tensor:
+    """[rows, B, 2], for one batch."""
+    decoded = interpolate(model, first, second, (0.0, 1.0))
+    originals = [model.rescale(images) for images in (first, second)]
+    shown = [decoded.aligned[0], decoded.unaligned[0], decoded.aligned[1], originals[0]]
+    of_originals, of_shown = ([silhouette((images + 1) / 2) for images in group] for group in (originals, shown))
+    return torch.stack([torch.stack([overlap(one, other) for other in of_originals], 1) for one in of_shown])
 
 
 def with_differences(overlaps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
