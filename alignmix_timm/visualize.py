@@ -163,7 +163,7 @@ def new_figure(width: float, height: float) -> Any:
 def show(axes: Any, image: Tensor) -> None:
     """An image [C, H, W] in [-1, 1], grey or colour, without ticks."""
     pixels = ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).squeeze(2)
-    axes.imshow(pixels.cpu().numpy(), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(pixels.cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
 
 
@@ -172,7 +172,7 @@ def save_figure(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
     try:
-        figure.savefig(partial, format="png", dpi=100)
+        figure.savefig(partial, format="png", dpi=80)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
