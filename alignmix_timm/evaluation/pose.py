@@ -44,10 +44,8 @@ def otsu_threshold(images: Tensor) -> Tensor:
     sums = values.cumsum(1)
     below, total = sums[:, :-1], sums[:, -1:]
     between = (total * darker / count - below).square() / (darker * (count - darker))
-    between[values[:, :-1] == values[:, 1:]] = -1  # no threshold separates equal pixels
-    best, split = between.max(1)
-    threshold = values.gather(1, split[:, None]).squeeze(1)
-    return torch.where(best < 0, values[:, -1], threshold)
+    # A split between equal pixels is never better than one at an end of their run.
+    return values.gather(1, between.argmax(1, keepdim=True)).squeeze(1)
 
 
 def silhouette(images: Tensor) -> Tensor:
