@@ -6,8 +6,8 @@
 RUN is the folder of a run with a decoder, such as configs/decode.yaml makes; several are one training with several
 seeds. The metric was fixed before any result was looked at: an image's silhouette is where it is brighter than its own
 Otsu threshold, and the table has the intersection over union of the silhouette of the decoded image with those of the
-two originals. Pairs are held-out images of different classes, the same for all runs; each image is in one pair. If lam
-is 0 nothing of the first image is left but, with alignment, its positions.
+two originals. Pairs are held-out images of different classes, the same for all runs; each image is in one pair. At
+lam = 0 every feature comes from the second image, and with alignment the first says where it goes.
 
 In brackets are 95 % bootstrap intervals over pairs; differences are taken pair by pair. For all runs together, each
 pair counts with its mean over the runs. So the intervals do not hold the spread from training to training: compare the
