@@ -22,7 +22,7 @@ _OF_A_RUN = (
     *("output", "resume", "eval_only", "dry_run", "workers", "log_every", "trackers", "project"),
     *("push_to_hub", "push_every", "hub_private"),
 )
-_OF_THE_MODEL = ("model", "in_chans", "embedding", "embed_dim", "grid", "method", "decoder_width")
+_OF_THE_MODEL = ("model", "model_args", "in_chans", "embedding", "embed_dim", "grid", "method", "decoder_width")
 _FIXED = (*_OF_THE_MODEL, "opt", "opt_args", "weight_decay", "momentum", "body_lr_scale", "layer_decay")
 _logger = logging.getLogger(__name__)
 
@@ -180,16 +180,26 @@ def check_changes(config: TrainConfig, checkpoint: Path) -> None:
     Raises:
         ValueError: one that the checkpoint itself decides: the model, or what is in the state of its optimizer.
     """
-    saved = read_yaml(checkpoint / "config.yaml")
-    given = asdict(config)
-    changed = [name for name in given if name not in _OF_A_RUN and saved.get(name) != given[name]]
-    changed = [name for name in changed if not (given[name] is None and name in ("lr", "micro_batch_size"))]
-    fixed = [name for name in changed if name in _FIXED and not config.eval_only]
+    found = changes(config, checkpoint)
+    fixed = [name for name in found if name in (_OF_THE_MODEL if config.eval_only else _FIXED)]
     if fixed:
-        told = ", ".join(f"{name} {saved.get(name)!r}, got {given[name]!r}" for name in fixed)
+        told = ", ".join(found[name] for name in fixed)
         raise ValueError(f"a run must go on with the options its checkpoint was made with: {told}.")
-    if changed:
-        _logger.warning("Other options than in %s: %s.", checkpoint, ", ".join(changed))
+    if found:
+        _logger.warning("Other options than in %s: %s.", checkpoint, ", ".join(found))
+
+
+def changes(config: TrainConfig, checkpoint: Path) -> dict[str, str]:
+    """Options that matter to a run and differ from those of its checkpoint: by name, both values in words."""
+    saved = asdict(TrainConfig()) | read_yaml(checkpoint / "config.yaml")
+    given = asdict(config)
+    changed = [name for name in given if name not in _OF_A_RUN and saved[name] != given[name]]
+    resolved = ("lr", "micro_batch_size")
+    return {
+        name: f"{name} {saved[name]!r}, got {given[name]!r}"
+        for name in changed
+        if not (given[name] is None and name in resolved)
+    }
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

@@ -81,6 +81,8 @@ def _dry_run(config: TrainConfig) -> dict[str, float]:
         warmup_epochs=0,
         workers=min(config.workers, 1),
         pretrained=False,
+        initial_checkpoint=None,
+        eval_only=None,
         streaming=False,
         log_every=1,
         resume="no",

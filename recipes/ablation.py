@@ -75,11 +75,15 @@ METHODS = list(dict.fromkeys(row.method for row in ROWS))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     args, others = parser.parse_known_args()
     base = parse_config(others, Path(__file__).parent / "configs" / "ablation.yaml")
+    if base.dry_run or base.eval_only:
+        parser.error("--dry-run and --eval-only are for train.py")
     rows = [row for row in ROWS if row.method in args.methods]
     found: dict[tuple[int, bool], list[float]] = {}
     for seed in args.seeds:  # seed by seed, so that a table of all rows is there early

@@ -8,13 +8,12 @@ again: stop it when you like, and go on with the same command.
 """
 
 import argparse
-import statistics
 from dataclasses import replace
 from pathlib import Path
 
+from tables import measured, spread
+
 from alignmix_timm.config import parse_config
-from alignmix_timm.journal import read_journal
-from alignmix_timm.running import run
 
 METHODS = {"none": "no mixing", "mixup": "input mixup", "cutmix": "CutMix", "alignmix": "AlignMix"}
 
@@ -30,9 +29,7 @@ def main() -> None:
         results = []
         for seed in args.seeds:
             output = f"{config.output}/{mixer}-{seed}"
-            run(replace(config, mixers=[mixer], seed=seed, output=output, resume="auto"))
-            records = read_journal(Path(output) / "metrics.jsonl")
-            results.append([record for record in records if "top1" in record][-1])
+            results.append(measured(replace(config, mixers=[mixer], seed=seed, output=output, resume="auto")))
         table[mixer] = results
     images = config.max_train_samples or "all"
     print(f"\n{config.model}, {images} training images, {config.epochs} epochs, seeds {args.seeds}")
@@ -41,12 +38,6 @@ def main() -> None:
         top1, ece, loss = ([result[name] for result in results] for name in ("top1", "ece", "loss"))
         cells = spread([100 - value for value in top1]), spread(ece), spread(loss)
         print(f"| {METHODS[mixer]} | {' | '.join(cells)} |")
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):.2f} ± {deviation:.2f}"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import argparse
 import json
 import time
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import timm
@@ -18,6 +17,7 @@ import torch
 from accelerate.utils import set_seed
 from images import Images, load
 from quickstart import EMBEDDED, measure, predict
+from tables import spread
 from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader
 
@@ -92,10 +92,6 @@ def run(
     seconds = (time.perf_counter() - start) / args.epochs
     found = measure(*predict(model.detach(), test, torch.device("cpu")))
     return {"error %": 100 - found["top-1 %"], "ECE %": found["ECE %"], "loss": found["loss"], "s/epoch": seconds}
-
-
-def spread(values: list[float]) -> str:
-    return f"{mean(values):.2f} ± {stdev(values):.2f}" if len(values) > 1 else f"{values[0]:.2f}"
 
 
 if __name__ == "__main__":

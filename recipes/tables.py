@@ -1,19 +1,30 @@
 """What the comparing recipes share: a run that is done once, its last measurement, and numbers with their spread."""
 
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from alignmix_timm.checkpoint import changes
 from alignmix_timm.config import TrainConfig
 from alignmix_timm.journal import read_journal
 from alignmix_timm.running import run
 
 
 def measured(config: TrainConfig) -> dict[str, float]:
-    """The last evaluation of a run; it is trained if it was not, and goes on where it was stopped."""
+    """The last evaluation of a run; it is trained if it was not, and goes on where it was stopped.
+
+    Raises:
+        SystemExit: the run was made with other options, or cannot be made.
+    """
     output = Path(config.output)
-    if not (output / "model").exists():
-        run(config)
+    if (output / "last").exists() and (other := changes(config, output / "last")):
+        sys.exit(f"error: {output} holds a run of other options: {', '.join(other.values())}. Choose another --output.")
+    try:
+        if not (output / "model").exists():
+            run(config)
+    except (ValueError, FloatingPointError, OSError) as error:
+        sys.exit(f"error: {output}: {error}")
     return [record for record in read_journal(output / "metrics.jsonl") if record["kind"] == "eval"][-1]
 
 
