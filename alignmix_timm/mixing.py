@@ -1,5 +1,7 @@
 """Which mixer takes an update, and its draw: AlignMix, or timm's Mixup and CutMix."""
 
+from typing import Any
+
 import torch
 from timm.data import Mixup
 from torch import Tensor
@@ -21,7 +23,7 @@ class Mixing:
     def __init__(self, config: TrainConfig, updates_per_epoch: int, num_classes: int) -> None:
         self.config, self.updates_per_epoch = config, updates_per_epoch
         clean = config.method != "alignmix" and "clean" not in config.modes
-        self.modes = [*config.modes, "clean"] if clean else config.modes
+        self.modes: Any = [*config.modes, "clean"] if clean else config.modes
         alphas = {"mixup": dict(mixup_alpha=config.mixup_alpha), "cutmix": dict(mixup_alpha=0.0)}
         alphas["cutmix"]["cutmix_alpha"] = config.cutmix_alpha
         self._timm = {
@@ -44,20 +46,21 @@ class Mixing:
             of what is done: a mode of AlignMix, mixup, cutmix, or none.
         """
         config, mixer = self.config, self._mixer(step)
+        clean = draw(1, config.seed, step, modes=self.modes).mode == "clean"  # whether or not the update would mix
         params = draw(
             len(images),
             config.seed,
             step,
             micro,
             alpha=config.alpha,
-            modes=self.modes,  # type: ignore[arg-type]
-            prob=float(mixer == "alignmix"),
+            modes=self.modes,
+            prob=float(mixer == "alignmix" or clean),
             per_example=config.per_example,
         )
         if images.device.type == "cuda":
             params = params.pin_memory()
         params = params.to(images.device, non_blocking=True)
-        if mixer not in self._timm:
+        if clean or mixer not in self._timm:
             return images, labels, params, params.mode
         seed_all(config.seed, Stream.TIMM_MIXUP, step, micro)
         images, labels = self._timm[mixer](images, labels)

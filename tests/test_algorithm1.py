@@ -40,7 +40,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 class Algorithm1:
-    """The paper's networks F, f, g, D in float64: F is a copy, the rest is written out from its weights.
+    """The paper's networks F, f, g, D: F is a copy in float64, f and g are written out, D is in test_encoder.py.
 
     A is 64 numbers c x w x h, f and g are matrices. ``literal`` parameters: the drawn permutation and factors, before
     ``draw`` rewrites those of feat'.
@@ -174,6 +174,18 @@ def test_modes_are_uniform() -> None:
     names = Counter(mixing(torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), step, 0)[3] for step in range(3000))
     assert set(names) == {"input", "embed", "clean"}
     assert scipy.stats.chisquare(list(names.values())).pvalue > 0.01
+
+
+def test_clean_updates_do_not_depend_on_whether_an_update_mixes() -> None:
+    modes = []
+    for options in (dict(), dict(mix_prob=0.5), dict(mix_off_epoch=1), dict(mixers=["alignmix", "cutmix"])):
+        config = TrainConfig(data="x", method="alignmix_ae", embedding="flatten", **options)
+        mixing = Mixing(config, updates_per_epoch=50, num_classes=CLASSES)
+        images, labels = torch.zeros(2, 3, 4, 4), torch.zeros(2).long()
+        modes.append([mixing(images, labels, step, 0)[2].mode for step in range(200)])
+    clean = [[step for step, mode in enumerate(run) if mode == "clean"] for run in modes]
+    assert clean[0] == clean[1] == clean[2] == clean[3]
+    assert set(modes[2][50:]) == {"none", "clean"}
 
 
 OPTIMIZERS = {
