@@ -78,7 +78,8 @@ class Autoencoder(nn.Module):
     Under DDP, pass ``find_unused_parameters=True``. Draw modes with ``draw(..., modes=(*MODES, "clean"))``.
 
     Raises:
-        ValueError: images that the decoder cannot make; as :class:`alignmix_timm.AlignMixModel`.
+        ValueError: a net without embedding; images that the decoder cannot make; as
+            :class:`alignmix_timm.AlignMixModel`.
     """
 
     mean: Tensor
@@ -100,8 +101,16 @@ class Autoencoder(nn.Module):
         **options: Unpack[AttachOptions],
     ) -> None:
         super().__init__()
+        if not isinstance(net, Encoder):
+            raise ValueError(f"net must be an alignmix_timm.Encoder, got {type(net).__name__}.")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, image[0]):
+                raise ValueError(f"{name} must have one value, or one for each of {image[0]} channels, got {values}.")
         self.variational = variational
         options = {**options, "input_size": image}
+        place = options.get("feature_module")
+        if variational and isinstance(place, str):
+            options["feature_module"] = f"net.{place}"
         network = VariationalEncoder(net) if variational else net
         self.classifier = AlignMixModel(network, criterion, label_smoothing=label_smoothing, **options)
         self.decoder = Decoder(net.num_features, image, decoder_width)

@@ -55,7 +55,7 @@ class MixingHooks:
 
     Attributes:
         point: Where the model is mixed.
-        transport: The transport of the last batch that was mixed in a feature mode, for logging; None before.
+        transport: The transport of the last batch that was aligned, for logging; None before.
     """
 
     point: MixingPoint
@@ -132,6 +132,11 @@ class MixingHooks:
             self._points[image_size] = choose_point(self.model, image_size, self.options["feature_module"])
             _logger.info("AlignMix mixes %s at images of %s.", self._points[image_size], image_size)
         point = self._points[image_size]
+        if self.options["align_embedding"] and point.embedding_size in (None, (1, 1)):
+            raise ValueError(
+                "align_embedding needs an embedding with positions: an Encoder with embedding='tensor' and a grid of "
+                f"at least 4. That of {type(self.model).__name__} has none."
+            )
         block = block_size(point.map_size, self.options["max_positions"], self.options["align_size"])
         if self._hooked != point.modules:
             while self._handles:
@@ -169,11 +174,6 @@ class MixingHooks:
         perm, lam = self._parameters_for(embedding)
         if not self.options["align_embedding"]:
             return mix(embedding, embedding[perm], lam)
-        if embedding.ndim != 4 or embedding[0, 0].numel() < 2:
-            raise ValueError(
-                f"align_embedding needs an embedding with positions, [B, C, H, W], got shape {tuple(embedding.shape)}. "
-                "Use an Encoder with embedding='tensor', or align_embedding=False."
-            )
         return mix_maps(Layout("NCHW"), embedding, embedding[perm], lam, self._align_embedding)
 
     def _align(self, tokens: Tensor, partners: Tensor) -> Tensor:
@@ -185,6 +185,7 @@ class MixingHooks:
                 f"{self.point.feature_module!r}; the model got images with one of {tokens.shape[1]} positions."
             )
         if not self.options["aligned"]:
+            self.transport = None
             return partners
         assignment = self._assignment(pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block))
         return align_blocks(partners, assignment, grid, block)

@@ -29,6 +29,7 @@ class MixingPoint:
         classifiers: Names of the modules whose input is the embedding; two in distilled models.
         input_size: Image size (C, H, W) for which the point was chosen.
         reason: In words.
+        embedding_size: Height and width of the embedding, where it is a map [B, C, H, W].
     """
 
     feature_module: str
@@ -37,6 +38,7 @@ class MixingPoint:
     classifiers: tuple[str, ...]
     input_size: tuple[int, int, int]
     reason: str
+    embedding_size: tuple[int, int] | None = None
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -76,7 +78,9 @@ def choose_point(
     else:
         name, reason = maps.override(feature_module), "chosen by hand"
     layout, map_size = maps.maps[name]
-    return MixingPoint(name, layout, map_size, maps.classifiers, maps.input_size, reason)
+    embedding = maps.trace.inputs[maps.classifiers[0]].shape[2:]
+    embedding_size = (embedding[0], embedding[1]) if len(embedding) == 2 else None
+    return MixingPoint(name, layout, map_size, maps.classifiers, maps.input_size, reason, embedding_size)
 
 
 def describe_points(
