@@ -25,7 +25,7 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
     Raises:
         ValueError: timm cannot build it, or its weights cannot be had; the message says why.
     """
-    name, args = architecture(config), model_args(config)
+    name = architecture(config)
     net: Any
     options: dict[str, Any] = dict(num_classes=num_classes, in_chans=config.in_chans, pretrained=config.pretrained)
     if config.embedding != "none":
@@ -42,7 +42,7 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
         else:
             options["checkpoint_path"] = config.initial_checkpoint
     try:
-        net = timm.create_model(name, **options, **args)
+        net = timm.create_model(name, **options, **model_args(config))
         if config.grad_checkpointing:
             net.set_grad_checkpointing(True)
     except Exception as error:  # timm, the Hub's client and torch raise many kinds
@@ -117,6 +117,8 @@ def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any]) -> AlignMixM
             **options,
         )
         classifier = wrapped.classifier
+        if config.sync_bn:
+            wrapped.decoder = convert_sync_batchnorm(wrapped.decoder)
     if config.compile:
         classifier.model.compile()
     return wrapped
@@ -161,7 +163,7 @@ def build_optimizer(net: Any, config: TrainConfig, beside: dict[str, nn.Paramete
         raise ValueError(f"opt {config.opt!r} with opt_args {config.opt_args} cannot be built: {error}") from error
     for parameter in beside.values():
         decay = config.weight_decay if parameter.ndim > 1 else 0.0  # as timm's optimizers have it
-        optimizer.add_param_group({"params": [parameter], "weight_decay": decay})
+        optimizer.add_param_group({"params": [parameter], "weight_decay": decay, "lr_scale": config.body_lr_scale})
     return optimizer
 
 

@@ -1,6 +1,7 @@
 """The options of a training run: their meaning, defaults, and how they are read from YAML and the command line."""
 
 import argparse
+import math
 import sys
 import typing
 from collections.abc import Sequence
@@ -92,7 +93,7 @@ class TrainConfig:
 
     # Mixing
     method: Method = _option(
-        "alignmix", "with an autoencoder, clean images are reconstructed in one more case beside the modes"
+        "alignmix", "with an autoencoder, one more case beside the modes reconstructs clean images, whatever mix_prob"
     )
     mixers: list[Mixer] = _option(["alignmix"], "one is drawn for each update; mixup and cutmix are timm's")
     mix_prob: float = _option(1.0, "probability that an update mixes at all")
@@ -193,6 +194,14 @@ class TrainConfig:
             raise ValueError(f"in_chans must be 1 or 3, got {self.in_chans}.")
         if self.embed_dim < 1 or self.grid < 1 or self.decoder_width < 1:
             raise ValueError("embed_dim, grid and decoder_width must be >= 1.")
+        for name in ("reconstruction_weight", "kl_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {value}.")
+        if self.layer_decay is not None and self.embedding != "none":
+            raise ValueError(
+                "layer_decay needs --embedding none: the encoder does not tell its backbone's layers apart."
+            )
         if self.align_embedding and self.embedding != "tensor":
             raise ValueError(f"align_embedding needs --embedding tensor, got {self.embedding!r}.")
         if self.method != "alignmix" and (self.embedding == "none" or "alignmix" not in self.mixers):

@@ -169,7 +169,10 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def alignmix_encoder(pretrained: bool = False, **kwargs: Any) -> Encoder:
-    """An :class:`Encoder`. Images are normalised as for its backbone; ``pretrained`` is for weights of the whole."""
+    """An :class:`Encoder`; ``pretrained`` is for weights of the whole.
+
+    Images are normalised as for its backbone, where timm's registry knows it.
+    """
     if not kwargs.get("pretrained_cfg"):
         backbone = kwargs.get("backbone") or inspect.signature(Encoder).parameters["backbone"].default
         known = get_pretrained_cfg(backbone)

@@ -241,7 +241,8 @@ class Run:
         if not record:
             return
         broken = [name for name, value in record.items() if name.startswith("loss") and not math.isfinite(value)]
-        wrong = torch.stack([~value.isfinite().all() for value in self.net.state_dict().values()]).any().float()
+        weights = [*self.net.state_dict().values(), *self.beside.values()]
+        wrong = torch.stack([~value.isfinite().all() for value in weights]).any().float()
         if self.accelerator.reduce(wrong, "sum"):  # the losses are those before the last update
             broken.append("a weight")
         if broken:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from alignmix_timm import AlignMixModel, Autoencoder, Encoder, attach, choose_point, draw
+from alignmix_timm import AlignMixModel, Autoencoder, Encoder, attach, choose_point
 from alignmix_timm.card import make_card
+from alignmix_timm.config import TrainConfig
 from alignmix_timm.decoder import Decoder
 from alignmix_timm.effect import NO_EFFECT, alignment_effect
 from alignmix_timm.publish import load_for_timm, save_for_timm
@@ -215,6 +216,36 @@ def test_other_refusals() -> None:
         Autoencoder(encoder(img_size=(48, 32)), (3, 48, 32))
     with pytest.raises(ValueError, match=r"images to decode must be square, .* got 36 x 36"):
         Decoder(8, (3, 36, 36))
-    model = AlignMixModel(encoder(), input_size=(3, 32, 32), align_embedding=True).train()
-    with pytest.raises(ValueError, match="align_embedding needs an embedding with positions"):
-        model(images(32), torch.zeros(2).long(), draw(2, 0, 0, modes=("embed",)))
+    for options in (dict(), dict(embedding="tensor", grid=2)):
+        with pytest.raises(ValueError, match="align_embedding needs an embedding with positions"):
+            AlignMixModel(encoder(**options), input_size=(3, 32, 32), align_embedding=True, feature_module="features")
+    with pytest.raises(ValueError, match=r"net must be an alignmix_timm.Encoder, got ResNet"):
+        Autoencoder(timm.create_model("test_resnet"), (3, 32, 32))
+    with pytest.raises(ValueError, match="std must have one value, or one for each of 3 channels"):
+        Autoencoder(encoder(), (3, 32, 32), std=(0.5, 0.5))
+    with pytest.raises(ValueError, match="layer_decay needs --embedding none"):
+        TrainConfig(data="x", embedding="flatten", layer_decay=0.7).check()
+    with pytest.raises(ValueError, match="kl_weight must be a number >= 0, got -1"):
+        TrainConfig(data="x", kl_weight=-1.0).check()
+    with pytest.raises(ValueError, match="method 'alignmix_ae' needs --embedding flatten or tensor"):
+        TrainConfig(data="x", method="alignmix_ae").check()
+
+
+def test_a_place_has_one_name_with_and_without_a_variational_encoder() -> None:
+    for variational in (False, True):
+        model = Autoencoder(encoder(), (3, 32, 32), variational=variational, feature_module="features.backbone.final")
+        assert model.hooks.point.map_size == (4, 4)
+        assert model.hooks.point.feature_module.removeprefix("net.") == "features.backbone.final"
+
+
+def test_the_backbone_is_recomputed_and_its_tokens_do_not_decay() -> None:
+    net = encoder(backbone="test_vit", img_size=96, backbone_args={}).train()
+    assert "features.backbone.pos_embed" in net.no_weight_decay() & dict(net.named_parameters()).keys()
+    gradients = []
+    for enable in (False, True):
+        net.zero_grad()
+        net.set_grad_checkpointing(enable)
+        assert net.features.backbone.grad_checkpointing is enable
+        net(images(96)).sum().backward()
+        gradients.append(net.features.backbone.patch_embed.proj.weight.grad.clone())
+    assert torch.equal(*gradients)
