@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 
-from alignmix_timm.checkpoint import Checkpoints, read_progress, write_progress
+from alignmix_timm.checkpoint import Checkpoints, check_changes, read_progress, write_progress
 from alignmix_timm.config import TrainConfig
 from alignmix_timm.schedule import Schedule
 from alignmix_timm.stopping import locked
@@ -95,3 +97,25 @@ def test_a_run_is_held_by_one_process_until_it_ends(tmp_path: Path) -> None:
     holder.wait()
     with locked(tmp_path):
         assert (tmp_path / "lock").read_text() == str(os.getpid())
+
+
+def test_options_of_the_model_and_the_optimizer_stay(tmp_path: Path) -> None:
+    saved = TrainConfig(data="a", model_args={"width": 4}, embedding="flatten")
+    saved.save(tmp_path / "config.yaml")
+    check_changes(replace(saved, epochs=3, output="elsewhere"), tmp_path)
+    wider = replace(saved, model_args={"width": 8})
+    for other in (wider, replace(wider, eval_only="here"), replace(wider, opt="adamw")):
+        with pytest.raises(ValueError, match=r"model_args {'width': 4}, got {'width': 8}"):
+            check_changes(other, tmp_path)
+    with pytest.raises(ValueError, match="opt 'sgd', got 'adamw'"):
+        check_changes(replace(saved, opt="adamw"), tmp_path)
+    check_changes(replace(saved, opt="adamw", eval_only="here"), tmp_path)
+
+
+def test_a_run_from_before_an_option_existed_has_its_default(tmp_path: Path) -> None:
+    saved = asdict(TrainConfig(data="a"))
+    del saved["embedding"], saved["method"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    check_changes(TrainConfig(data="a"), tmp_path)
+    with pytest.raises(ValueError, match="embedding 'none', got 'tensor'"):
+        check_changes(TrainConfig(data="a", embedding="tensor"), tmp_path)
