@@ -121,8 +121,24 @@ def test_two_rates_of_learning(data: str, tmp_path: Path) -> None:
         dict(mixed_precision="bf16", loss="bce", bce_target_thresh=0.2, opt="lamb", mixers=["alignmix", "mixup"]),
         dict(in_chans=1, aligned=False, drop=0.1, sched="none", modes=["feat"], label_column="label"),
         dict(streaming=True, train_samples=160, workers=2, shuffle_buffer=50),
+        dict(
+            method="alignmix_vae",
+            modes=["embed"],
+            embedding="tensor",
+            align_embedding=True,
+            embed_dim=16,
+            model="preact_resnet18",
+            model_args={"width": 4},
+            decoder_width=4,
+            mixed_precision="bf16",
+            micro_batch_size=8,
+            model_ema=True,
+            clip_grad=1.0,
+            clip_mode="agc",
+            body_lr_scale=0.5,
+        ),
     ],
-    ids=["memory", "precision", "grey", "streaming"],
+    ids=["memory", "precision", "grey", "streaming", "autoencoder"],
 )
 def test_options_train_and_are_read_back(data: str, tmp_path: Path, options: dict[str, Any]) -> None:
     result = run(config(data, tmp_path, **options))
