@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, hf_hub_download
-from huggingface_hub.utils import EntryNotFoundError
+from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
 from .card import make_card, merge_card
 from .publish import FILES, WEIGHTS
@@ -74,6 +74,8 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, tag: str | None
 def _existing_card(repo_id: str, revision: str | None) -> str | None:
     try:
         path = hf_hub_download(repo_id, "README.md", revision=revision, library_name=_LIBRARY)
+    except LocalEntryNotFoundError:  # the server did not answer: there may be one
+        raise
     except EntryNotFoundError:
         return None
     return Path(path).read_text(encoding="utf-8-sig")

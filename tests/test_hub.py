@@ -87,6 +87,7 @@ CASES = {
     "dropped": case("alice/dropped", "could not upload the files", fails=("commit", "drop")),
     "answer lost": case("alice/lost", "could not upload the files", fails=("commit", "drop after")),
     "changed meanwhile": case("alice/race", "at the same time", fails=("batch", "race")),
+    "card not read": case("alice/unread", "could not read the present card in alice/unread", fails=("resolve", 501)),
     "tag taken": case("alice/tagged", "could not set the tag v1", tag="v1"),
     "hiccup": case("alice/hiccup", "done", fails=("put", 503)),
 }
@@ -171,14 +172,19 @@ def test_every_family_is_checked_before_it_is_sent(hub: Hub, published: Path, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "action"), [("put", 500), ("put", "drop"), ("batch", 502), ("preupload", "drop")])
+@pytest.mark.parametrize(
+    ("step", "action"), [("put", 500), ("put", "drop"), ("batch", 502), ("preupload", "drop"), ("resolve", 503)]
+)
 def test_a_server_that_stays_broken(hub: Hub, published: Path, tmp_path: Path, step: str, action: int | str) -> None:
     repo_id = f"alice/broken-{step}-{action}"
     hub.failures[repo_id, step] = Failure(action, 1000)
+    hub.repositories[repo_id] = Repository()
+    hub.repositories[repo_id].commit({"README.md": b"# Mine\n"})
     line = ["-m", "alignmix_timm.pushing", published / "test_resnet", repo_id]
     printed = run(line, hub.environment(tmp_path), code=1)
-    assert "could not upload the files" in printed
+    assert ("could not read the present card" if step == "resolve" else "could not upload the files") in printed
     assert "Traceback" not in printed
     assert len(hub.repositories[repo_id].commits) == 1
     del hub.failures[repo_id, step]
     assert "Published" in run(line, hub.environment(tmp_path))
+    assert b"# Mine" in hub.repositories[repo_id].files["README.md"]
