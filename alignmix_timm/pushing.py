@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -63,26 +64,22 @@ class Uploads:
     """
 
     def __init__(self, folder: Path, repo_id: str, private: bool, say: Callable[[str], None]) -> None:
-        self.folder, self.repo_id, self.private, self.say = folder, repo_id, private, say
+        self.folder, self.repo_id, self.say = folder, repo_id, say
+        self._where = [repo_id, *(["--private"] if private else [])]
         self._running: subprocess.Popen[bytes] | None = None
         self._what = ""
 
     @property
     def busy(self) -> bool:
-        """Whether one is under way; says how the last one ended."""
-        if self._running is None:
-            return False
-        if self._running.poll() is None:
-            return True
-        self._report(self._running.returncode)
-        self._running = None
-        return False
+        """Whether one is under way."""
+        return self._running is not None and self._running.poll() is None
 
     def export(self, step: int, save: Callable[[Path], None]) -> None:
         """Let ``save(folder)`` write the model of this update, and upload that, unless the last upload is under way."""
         if self.busy:
             self.say(f"The last push is still under way: none at update {step}.")
             return
+        self.wait()
         model = self.folder / EXPORTS / f"step-{step:08d}"
         try:
             for old in self.folder.glob(f"{EXPORTS}/*"):
@@ -96,7 +93,7 @@ class Uploads:
     def start(self, model: Path) -> None:
         """Upload this folder in the background, once the former upload has ended."""
         self.wait()
-        line = [sys.executable, "-m", __name__, str(model), self.repo_id, *(["--private"] if self.private else [])]
+        line = [sys.executable, "-m", __name__, str(model), *self._where]
         environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # no memory of the training's devices
         root = str(Path(__file__).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
@@ -110,19 +107,22 @@ class Uploads:
             self.say(f"{self._what} was not pushed to {self.repo_id}; the run goes on: {error}")
 
     def wait(self) -> None:
-        """Until the upload under way has ended."""
+        """Until the upload under way has ended; say how it did."""
         if self._running is not None:
-            self._running.wait()
-        assert not self.busy
+            code, self._running = self._running.wait(), None
+            self._report(code)
 
     def _report(self, code: int) -> None:
         if code == 0:
             self.say(f"Pushed {self._what} to {self.repo_id}.")
             return
-        lines = (self.folder / LOG).read_text(errors="replace").strip().splitlines()
+        try:
+            lines = (self.folder / LOG).read_text(errors="replace").strip().splitlines()
+        except OSError as error:
+            lines = [f"{error}."]
         self.say(
-            f"{self._what} was not pushed to {self.repo_id}; the run goes on. {lines[-1] if lines else ''} "
-            f"See {self.folder / LOG}; repeat with: alignmix-timm push {self.folder} {self.repo_id}"
+            f"{self._what} was not pushed to {self.repo_id}; the run goes on. {lines[-1] if lines else ''} See "
+            f"{self.folder / LOG}; repeat with: {shlex.join(['alignmix-timm', 'push', str(self.folder), *self._where])}"
         )
 
 

@@ -143,7 +143,7 @@ def test_a_run_starts_from_the_hub_and_pushes_while_it_trains(hub: Hub, publishe
     printed = run([*line[1:], "--hub-private"], hub.environment(tmp_path / "home"))
     repo = hub.repositories[repo_id]
     assert "step-00000003 was not pushed to alice/run; the run goes on. error: could not upload" in printed
-    assert f"repeat with: alignmix-timm push {output} alice/run" in printed
+    assert f"repeat with: alignmix-timm push {output} alice/run --private" in printed
     assert "Pushed model to alice/run." in printed
     assert repo.private
     assert len(repo.commits) == 2  # empty, and the model at the end
