@@ -34,6 +34,10 @@ METRICS = {  # name in metrics.jsonl: type on the Hub, name, unit
     "loss": ("loss", "Cross-entropy", ""),
     "ece": ("ece", "Expected calibration error, 15 bins", " %"),
 }
+# Metadata that is generated: values, a licence with its name and the link to it; and lists.
+_VALUES = (("license", "license_name", "license_link"), ("library_name",), ("pipeline_tag",), ("base_model",))
+_LISTS = ("tags", "datasets", "metrics")
+_NOTE = re.compile(r"<!-- alignmix-timm: metadata (\{.*\}) -->")  # what was generated last, within the generated part
 _SHOWN_LABELS = 20
 
 
@@ -50,6 +54,7 @@ def make_card(folder: str | Path, repo_id: str) -> ModelCard:
         data,
         template_str=Path(__file__).with_name("card_template.md").read_text(),
         begin=BEGIN,
+        note=_note(data),
         end=END,
         name=repo_id.partition("/")[2] or repo_id,
         repo_id=repo_id,
@@ -89,8 +94,8 @@ def card_data(config: dict[str, Any], provenance: Provenance | None, repo_id: st
 def merge_card(existing: str | None, generated: ModelCard) -> str:
     """Content of the card to publish: what a person wrote stays, what was generated is replaced.
 
-    Of the metadata, tags, datasets and metrics are united; results that were not generated, the licence, and keys that
-    are not generated stay.
+    Metadata, too: values, tags, datasets, metrics and results are replaced where they are those of the last push, which
+    the generated part notes; all others stay.
 
     Raises:
         ValueError: the metadata of the existing card cannot be read.
@@ -99,15 +104,18 @@ def merge_card(existing: str | None, generated: ModelCard) -> str:
         return str(generated)
     try:
         card = ModelCard(existing)
+        last = _noted(card.text)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"the metadata of the existing README.md cannot be read: {error}. Mend them first.") from error
     old, new = card.data, generated.data
     merged: dict[str, Any] = {**vars(old), **{name: value for name, value in vars(new).items() if value is not None}}
-    for name in ("tags", "datasets", "metrics"):
-        both = [*_listed(old.get(name)), *_listed(new.get(name))]
-        merged[name] = list(dict.fromkeys(both)) or None
-    if old.get("license"):
-        merged |= {name: old.get(name) for name in ("license", "license_name", "license_link")}
+    for names in _VALUES:
+        present = [old.get(name) for name in names]
+        by_hand = any(present) and present != [last.get(name) for name in names]
+        merged |= dict(zip(names, present if by_hand else [new.get(name) for name in names], strict=True))
+    for name in _LISTS:
+        added = [one for one in _listed(old.get(name)) if one not in _listed(last.get(name))]
+        merged[name] = list(dict.fromkeys([*_listed(new.get(name)), *added])) or None
     theirs = [result for result in old.get("eval_results") or [] if result.metric_args != OURS]
     merged["eval_results"] = [*(new.get("eval_results") or []), *theirs] or None
     card.text = _merged_text(card.text, generated.text)
@@ -181,12 +189,31 @@ def _listed(value: Any) -> list[Any]:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
+def _note(data: ModelCardData) -> str:
+    """The metadata as a comment; no text in them can end it."""
+    names = [name for group in (*_VALUES, _LISTS) for name in group]
+    text = json.dumps({name: data.get(name) for name in names if data.get(name) is not None})
+    text = re.sub("[<>`]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return f"<!-- alignmix-timm: metadata {text} -->"
+
+
+def _noted(text: str) -> dict[str, Any]:
+    """The metadata that the last push generated; none for a card that was not generated, or by an older version."""
+    found = _NOTE.search(_split(text)[1])
+    return json.loads(found[1]) if found else {}
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """What is above the generated part, that part, and what is below; all is above if there is none, or half of one."""
+    found = re.search(f"{re.escape(BEGIN)}.*?{re.escape(END)}", text, re.DOTALL)
+    return (text[: found.start()], found[0], text[found.end() :]) if found else (text, "", "")
+
+
 def _merged_text(old: str, new: str) -> str:
     """The generated part in place of the former one; below all else if there is none, or only half of one."""
-    generated = new[new.index(BEGIN) : new.index(END) + len(END)]
-    before, begun, rest = old.partition(BEGIN)
-    _, ended, after = rest.partition(END)
-    if begun and ended:
+    _, generated, _ = _split(new)
+    before, former, after = _split(old)
+    if former:
         return before + generated + after
     theirs = old.replace(BEGIN, "").replace(END, "").strip("\r\n")
     return f"{theirs}\n\n{generated}\n" if theirs else f"{generated}\n"

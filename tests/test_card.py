@@ -183,6 +183,28 @@ def test_what_a_person_wrote_stays(folder: Path) -> None:
     assert merge_card(str(merged), new) == str(merged)
 
 
+def test_metadata_of_the_former_push_is_replaced(folder: Path, tmp_path: Path) -> None:
+    odd = replace(RUN, base=Base("timm/old", True, 'mine --> <!-- "'), dataset=replace(RUN.dataset, name="alice/old"))
+    first = make_card(with_run(folder, tmp_path / "first", odd), "alice/net")
+    assert first.data.license == "other"
+    assert first.text.count("-->") == 3  # the two marks, and the note
+    published = merge_card("---\ntags:\n- flowers\ndatasets: alice/more\n---\n# Mine\n", first)
+    fresh = replace(RUN, base=None, mixing=None, results={"top1": 50.0})
+    second = make_card(with_run(folder, tmp_path / "second", fresh), "alice/net")
+    merged = ModelCard(merge_card(published, second)).data
+    assert (merged.license, merged.license_name, merged.base_model) == ("apache-2.0", None, None)
+    assert merged.tags == ["image-classification", "timm", "flowers"]
+    assert merged.datasets == ["alice/flowers", "alice/more"]
+    assert merged.metrics == ["accuracy"]
+    edited = ModelCard(published)
+    edited.data.license, edited.data.license_name, edited.data.base_model = "mit", None, ["bob/a", "bob/b"]
+    edited.data.pipeline_tag = "image-feature-extraction"
+    kept = ModelCard(merge_card(merge_card(str(edited), second), second)).data
+    assert (kept.license, kept.license_name, kept.base_model) == ("mit", None, ["bob/a", "bob/b"])
+    assert kept.pipeline_tag == "image-feature-extraction"
+    assert kept.metrics == ["accuracy"]
+
+
 @pytest.mark.parametrize(
     "text", ["# By hand\n\nText.", f"# By hand\n{BEGIN}\nhalf", f"# By hand\n{END}", "\r\n# By hand\r\n"]
 )
