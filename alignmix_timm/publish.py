@@ -22,7 +22,7 @@ FILES = (WEIGHTS, CONFIG, PROVENANCE)
 KEPT_LOGITS = 8  # of each image, in provenance.json
 
 # How far logits in this dtype may be from those in fp32, as a share of the largest, or of 1; TF32 counts as fp32.
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 # torch.compile; DDP and averages of weights; AlignMixModel; Autoencoder and its variational encoder
 _WRAPPED = ("_orig_mod", "module", "model", "classifier", "net")
@@ -57,7 +57,8 @@ def save_for_timm(
         provenance: What the card is to say; without it, the card only says how to use the model.
 
     Raises:
-        ValueError: no timm model within; not as many names as classes.
+        ValueError: no timm model within; not as many names as classes;
+            weights or ``dtype`` of another precision than those of ``TOLERANCE``.
         OSError: not written, such as on a full disk; the folder is as it was.
     """
     copied = copy.deepcopy(unwrap(model)).eval()
@@ -66,6 +67,8 @@ def save_for_timm(
         raise ValueError(
             f"label_names must name the {copied.num_classes} classes of the model, got {len(label_names)} names."
         )
+    _check_dtype("the weights of model", next(copied.parameters()).dtype, "Convert it by model.float().")
+    _check_dtype("dtype", dtype, "Leave it out for fp32.")
     size = tuple(data["input_size"])
     images = example_images(size)
     trained, described = _logits_as_trained(copied, images)
@@ -143,6 +146,11 @@ def _compare(trained: Tensor, copied: Tensor, dtype: torch.dtype) -> dict[str, A
         "difference": (trained - copied).abs().max().item() / scale,
         "logits": copied[:, :KEPT_LOGITS].tolist(),
     }
+
+
+def _check_dtype(what: str, dtype: torch.dtype, remedy: str) -> None:
+    if dtype not in TOLERANCE:
+        raise ValueError(f"{what} must be of one of {', '.join(map(str, TOLERANCE))}, got {dtype}. {remedy}")
 
 
 def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:

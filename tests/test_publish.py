@@ -112,6 +112,10 @@ def test_what_cannot_be_published_is_refused(tmp_path: Path) -> None:
         save_for_timm(nn.Linear(2, 2), tmp_path / "model", NAMES, DATA)
     with pytest.raises(ValueError, match="must name the 3 classes of the model, got 2 names"):
         save_for_timm(net, tmp_path / "model", NAMES[:2], DATA)
+    with pytest.raises(ValueError, match=r"dtype must be of one of torch.float64, .* got torch.float8_e4m3fn\. Leave"):
+        save_for_timm(net, tmp_path / "model", NAMES, DATA, dtype=torch.float8_e4m3fn)
+    with pytest.raises(ValueError, match=r"the weights of model must be of .* got torch.float8_e4m3fn\. Convert"):
+        save_for_timm(net.to(torch.float8_e4m3fn), tmp_path / "model", NAMES, DATA)
     with pytest.raises(ValueError, match=r"must be a folder of save_for_timm, it has no model\.safetensors"):
         check_folder(tmp_path / "model")
 
@@ -123,7 +127,7 @@ def change(path: Path, name: str, value: object) -> None:
 
 def test_the_check_finds_a_folder_that_was_changed(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    save_for_timm(timm.create_model("test_resnet", num_classes=3), folder, NAMES, DATA)
+    save_for_timm(timm.create_model("test_resnet", num_classes=3).double(), folder, NAMES, DATA)
     saved = json.loads((folder / "provenance.json").read_text())["saved"]
     change(folder / "provenance.json", "saved", {**saved, "difference": 2e-3})
     with pytest.raises(ValueError, match=r"differ from those as trained .* by 0.002 of the largest, more than 0.001"):
@@ -150,8 +154,11 @@ def test_an_architecture_that_only_this_process_knows_is_refused(tmp_path: Path)
 def test_an_architecture_of_this_package_is_loaded_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An architecture that only claims to be ours stands in for one."""
     monkeypatch.setattr(model_entrypoint("test_resnet"), "__module__", "alignmix_timm.networks")
-    save_for_timm(timm.create_model("test_resnet", num_classes=3), tmp_path / "model", NAMES, DATA)
-    assert "timm and alignmix_timm loads" in check_folder(tmp_path / "model")
+    net = timm.create_model("test_resnet", num_classes=3).double()
+    save_for_timm(net, tmp_path / "model", NAMES, DATA, dtype=torch.float64)
+    said = check_folder(tmp_path / "model")
+    assert "timm and alignmix_timm loads" in said
+    assert "as trained (float64, contiguous_format, cpu) by" in said
     assert "import alignmix_timm" in make_card(tmp_path / "model", "user/name").text
 
 
