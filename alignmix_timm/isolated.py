@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-LOADS_FOLDERS = (1, 0, 26)  # the first timm whose local-dir: reads safetensors
-
 
 def main(folder: str, images: str, logits: str, threads: str, *flags: str) -> None:
     """Without the flag, this package cannot be imported in the process."""
@@ -33,13 +31,17 @@ def main(folder: str, images: str, logits: str, threads: str, *flags: str) -> No
 
 def load(timm: Any, folder: Path) -> Any:
     """By ``local-dir:``; an older timm builds the same from the arguments in the configuration."""
-    version = tuple(int(part) for part in timm.__version__.split(".")[:3] if part.isdigit())
-    if version >= LOADS_FOLDERS:
+    if reads_folders(timm.__version__):
         return timm.create_model(f"local-dir:{folder}", pretrained=True)
     described = json.loads((folder / "config.json").read_text())
     args = {"num_classes": described["num_classes"], **described.get("model_args", {})}
     weights = str(folder / "model.safetensors")
     return timm.create_model(described["architecture"], checkpoint_path=weights, **args)
+
+
+def reads_folders(version: str) -> bool:
+    """Whether ``local-dir:`` of this timm reads safetensors."""
+    return tuple(int(part) for part in version.split(".")[:3] if part.isdigit()) >= (1, 0, 26)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from timm.models import is_model, model_entrypoint
 from torch import Tensor
 
-from .isolated import LOADS_FOLDERS
+from .isolated import reads_folders
 from .publish import FILES, KEPT_LOGITS, PROVENANCE, TOLERANCE, example_images, load_for_timm, logits_of
 
 
@@ -53,7 +53,8 @@ def check_folder(folder: str | Path) -> str:
             f"plain timm gives other logits for {folder} than its weights do, by up to "
             f"{(found - expected).abs().max():.3g}: not published. Save the model again; if it stays so, report it."
         )
-    how = "local-dir:" if _reads_folders() else f"checkpoint_path, since timm {timm.__version__} cannot read folders:"
+    otherwise = f"checkpoint_path, since timm {timm.__version__} cannot read folders:"
+    how = "local-dir:" if reads_folders(timm.__version__) else otherwise
     loader = "timm and alignmix_timm" if package else "plain timm"
     return f"Checked: {loader} loads {folder} ({how}) with logits bit-equal to those of its weights in fp32; {seen}"
 
@@ -98,7 +99,3 @@ def _check_saved(folder: Path, saved: dict[str, Any], logits: Tensor) -> str:
                 f"{bound:g}: not published. Save the model again."
             )
     return f"they differ from those {form} by {saved['difference']:.2g} of the largest, at most {bound:g} is allowed."
-
-
-def _reads_folders() -> bool:
-    return tuple(int(part) for part in timm.__version__.split(".")[:3] if part.isdigit()) >= LOADS_FOLDERS
