@@ -3,6 +3,7 @@
 import functools
 import importlib.metadata
 import platform
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,6 +17,9 @@ from .repository import is_name
 OURS = "apache-2.0"  # licence of weights that were trained from random initialisation
 UNKNOWN = "unknown"
 
+_LOCAL = re.compile(
+    r"(local-dir:|(?=[/~]))(.+)", re.IGNORECASE | re.DOTALL
+)  # a folder as timm takes it; any absolute path
 _PACKAGES = ("alignmix-timm", "torch", "timm", "accelerate", "datasets", "huggingface_hub")
 
 
@@ -99,6 +103,22 @@ def find_dataset(data: str | Path, config: str | None = None, revision: str | No
         return Dataset(_stated(path, "pretty_name") or path.resolve().name, license=_stated(path, "license"))
     commit, license = _on_the_hub(str(data), revision)
     return Dataset(str(data), True, config, commit or revision, license)
+
+
+def local_path(name: str) -> Path | None:
+    """The path in a name that means one of this machine: ``local-dir:PATH``, or an absolute path; else None."""
+    found = _LOCAL.fullmatch(name)
+    return Path(found[2]).expanduser().resolve() if found else None
+
+
+def without_paths(value: Any) -> Any:
+    """The same JSON value, with only the last part of each path that :func:`local_path` finds."""
+    if isinstance(value, dict):
+        return {name: without_paths(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [without_paths(inner) for inner in value]
+    found = _LOCAL.fullmatch(value) if isinstance(value, str) else None
+    return found[1] + Path(found[2]).resolve().name if found else value
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from timm.models import get_pretrained_cfg
 
 from .config import TrainConfig
 from .journal import read_journal
-from .provenance import Base, Provenance, find_dataset
+from .provenance import Base, Provenance, find_dataset, local_path, without_paths
 
 _LOCAL = (  # where files of this machine are, and what does not touch the weights
     *("data", "output", "resume", "initial_checkpoint", "trackers", "project", "workers", "log_every"),
@@ -47,13 +47,21 @@ def of_run(
         dataset=data,
         results={name: value for name, value in own.items() if name != "rows"},
         seed=config.seed,
-        mixing=mixing if "alignmix" in config.mixers and config.aligned and config.mix_prob > 0 else None,
+        mixing=mixing if aligns(config) else None,
         epochs=config.epochs,
         updates=updates,
         seconds=_seconds(folder / "metrics.jsonl", config.batch_size),
         base=_base(config),
         options=_changed(config),
     )
+
+
+def aligns(config: TrainConfig) -> bool:
+    """Whether features or embeddings are aligned, and mixed, at some time of a run."""
+    mixes = "alignmix" in config.mixers and config.mix_prob > 0 and config.micro_batch_size != 1  # one has no partner
+    ends_at_once = config.mix_off_epoch is not None and config.mix_off_epoch <= 0
+    features = config.aligned and bool({"feat", "feat_swap"} & set(config.modes))
+    return mixes and not ends_at_once and (features or (config.align_embedding and "embed" in config.modes))
 
 
 def _base(config: TrainConfig) -> Base | None:
@@ -68,11 +76,14 @@ def _base(config: TrainConfig) -> Base | None:
         except Exception:  # offline and not in the cache
             described = {}
         return Base(name.partition("@")[0], True, described.get("license"))
-    if config.initial_checkpoint:
-        described_at = Path(start) / "config.json"
-        described = json.loads(described_at.read_text())["pretrained_cfg"] if described_at.exists() else {}
-        return Base(Path(start).resolve().name, license=described.get("license"))
+    path = Path(start).resolve() if config.initial_checkpoint else local_path(start)
+    if path is not None:
+        described_at = path / "config.json"
+        described = json.loads(described_at.read_text()).get("pretrained_cfg", {}) if described_at.exists() else {}
+        return Base(path.name, license=described.get("license"))
     known: Any = get_pretrained_cfg(start)
+    if known is None:
+        return Base(start)
     on_hub = (known.hf_hub_id or "").rstrip("/")
     name = f"{known.architecture}.{known.tag}" if known.tag else str(known.architecture)
     if on_hub:
@@ -81,10 +92,10 @@ def _base(config: TrainConfig) -> Base | None:
 
 
 def _changed(config: TrainConfig) -> dict[str, Any]:
-    """Options that are not at their defaults; without those that say where files of this machine are."""
+    """Options that are not at their defaults; without those, and paths, that say where files of this machine are."""
     defaults = asdict(TrainConfig())
     return {
-        option.name: getattr(config, option.name)
+        option.name: without_paths(getattr(config, option.name))
         for option in fields(config)
         if getattr(config, option.name) != defaults[option.name] and option.name not in _LOCAL
     }

@@ -16,6 +16,7 @@ from timm.models import is_model, model_entrypoint
 from torch import Tensor
 
 from .isolated import reads_folders
+from .provenance import without_paths
 from .publish import FILES, KEPT_LOGITS, PROVENANCE, TOLERANCE, example_images, load_for_timm, logits_of
 
 
@@ -29,7 +30,7 @@ def check_folder(folder: str | Path) -> str:
         What was found, in words.
 
     Raises:
-        ValueError: not such a folder; other logits; an architecture that nobody else has.
+        ValueError: not such a folder; other logits; an architecture, or a backbone, that nobody else has.
     """
     folder = Path(folder)
     missing = [name for name in FILES if not (folder / name).is_file()]
@@ -45,6 +46,12 @@ def check_folder(folder: str | Path) -> str:
         expected = logits_of(load_for_timm(folder).eval(), images)
     except (SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}. Save the model again.") from error
+    args = described.get("model_args", {})
+    if without_paths(args) != args:
+        raise ValueError(
+            f"{folder} is built from a folder of this machine, which nobody else has: model_args {args}. Not "
+            "published: train it from a model of timm's, or from hf-hub:USER/NAME."
+        )
     seen = _check_saved(folder, saved, expected)
     package = needs_package(architecture)
     found = _logits_in_isolation(folder, images, package)

@@ -7,11 +7,13 @@ import pytest
 import timm
 from launcher import ROOT
 
-from alignmix_timm.building import build_model
+from alignmix_timm.building import build_model, model_args
+from alignmix_timm.card import make_card
 from alignmix_timm.config import TrainConfig
 from alignmix_timm.provenance import Base, Provenance
 from alignmix_timm.publish import save_for_timm
 from alignmix_timm.run_provenance import of_run
+from alignmix_timm.verify import check_folder
 
 EMBEDDED = str(ROOT / "recipes" / "data" / "fashion_mnist")
 RESULTS = {"rows": 40.0, "top1": 80.0, "ema_rows": 40.0, "ema_top1": 90.0}
@@ -69,8 +71,39 @@ def test_base_weights_are_named_with_their_licence(tmp_path: Path) -> None:
 
 def test_a_run_without_aligned_mixing_is_not_called_alignmix(tmp_path: Path) -> None:
     assert told(tmp_path).mixing == "at layer3"
-    for options in ({"aligned": False}, {"mixers": ["cutmix"]}, {"mix_prob": 0.0}):
-        assert told(tmp_path, **options).mixing is None
+    assert told(tmp_path, modes=["input", "feat_swap"], mix_off_epoch=1, align_embedding=False).mixing == "at layer3"
+    tensor = {"embedding": "tensor", "align_embedding": True}
+    assert told(tmp_path, aligned=False, **tensor).mixing == "at layer3"
+    for options in (
+        *({"aligned": False}, {"mixers": ["cutmix"]}, {"mix_prob": 0.0}, {"mix_off_epoch": 0}, {"micro_batch_size": 1}),
+        *({"modes": ["clean"]}, {"modes": ["input"]}, {"modes": ["embed", "input"]}),
+        *({"modes": ["input"], **tensor}, {"mix_off_epoch": 0, **tensor}),
+    ):
+        assert told(tmp_path, **options).mixing is None, options
+
+
+def test_a_model_from_a_folder_is_saved_but_its_path_is_not_published(tmp_path: Path) -> None:
+    data = {**DATA, "license": "mit"}
+    save_for_timm(timm.create_model("test_resnet", num_classes=1), tmp_path / "start", ["a"], data)
+    model = f"local-dir:{tmp_path / 'start'}"
+    for options in ({"pretrained": True}, {"embedding": "flatten", "img_size": 64, "grid": 2}):
+        config = TrainConfig(model=model, **options)
+        net, run = build_model(config, 1), told(tmp_path, model=model, **options)
+        assert run.base == (Base("start", license="mit") if config.pretrained else None)
+        assert run.options["model"] == "local-dir:start"
+        save_for_timm(net, tmp_path / "model", ["a"], DATA, model_args(config), provenance=run)
+        public = make_card(tmp_path / "model", "alice/net").content + (tmp_path / "model/provenance.json").read_text()
+        assert str(tmp_path) not in public
+    with pytest.raises(ValueError, match=r"is built from a folder of this machine, which nobody else has: model_args "):
+        check_folder(tmp_path / "model")
+    assert told(tmp_path, model_args={"backbone": model, "more": [1, "/home/me/x"]}).options["model_args"] == {
+        "backbone": "local-dir:start",
+        "more": [1, "x"],
+    }
+
+
+def test_base_weights_that_timm_does_not_describe_are_named(tmp_path: Path) -> None:
+    assert told(tmp_path, model="registered_elsewhere", pretrained=True).base == Base("registered_elsewhere")
 
 
 def test_a_model_other_than_that_of_the_initial_checkpoint_is_refused(tmp_path: Path) -> None:
