@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignmix_timm.card import escaped
-from alignmix_timm.provenance import Provenance
+from alignmix_timm.provenance import UNKNOWN, Provenance
 from alignmix_timm.publish import CONFIG, PROVENANCE, WEIGHTS
 
 HUB = Path(__file__).parent
@@ -52,16 +52,19 @@ def describe(folder: Path) -> dict[str, Any]:
 
 def table() -> str:
     """A row for each entry; a model that nobody can download is named as such."""
-    lines = ["| model | trained and measured on | top-1 % | ECE % | weights |", "|---|---|---|---|---|"]
+    lines = ["| model | data | training images | evaluation images | top-1 % | ECE % | weights |"]
+    lines.append("|---|---|---|---|---|---|---|")
     for path in sorted(HUB.glob("*.json")):
         entry = json.loads(path.read_text())
         run = Provenance.from_dict(entry["run"])
         where = entry["repository"]
         link = f"[{where}](https://huggingface.co/{where})" if where else "not uploaded"
         built = f"; built by `{run.command}`" if run.command else ""
+        data = run.dataset
+        rows = " | ".join(UNKNOWN if count is None else f"{count:,}" for count in (data.train_rows, data.eval_rows))
         top1, ece = (f"{run.results[name]:.1f}" for name in ("top1", "ece"))
         lines.append(
-            f"| [{path.stem}](hub/{path.name}) | {escaped(run.dataset.name)} | {top1} | {ece} | {link}{built} |"
+            f"| [{path.stem}](hub/{path.name}) | {escaped(data.name)} | {rows} | {top1} | {ece} | {link}{built} |"
         )
     return "\n".join(lines)
 

@@ -33,6 +33,8 @@ def test_an_entry_says_what_a_card_needs(path: Path) -> None:
     entry = json.loads(path.read_text())
     run = Provenance.from_dict(entry["run"])
     assert run.to_dict() == entry["run"]
+    row = next(line for line in INDEX["table"]().splitlines() if path.name in line)
+    assert f"| {run.dataset.train_rows:,} | {run.dataset.eval_rows:,} |" in row
     assert re.fullmatch("[0-9a-f]{64}", entry["sha256"])
     assert entry["architecture"] == path.stem.partition(".")[0]
     data = card_data({}, run, entry["repository"] or "user/name")
