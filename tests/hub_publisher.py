@@ -13,7 +13,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from alignmix_timm import AlignMixModel, push_to_hub, save_for_timm
+from alignmix_timm import AlignMixModel, command, save_for_timm
 from alignmix_timm.hub import upload
 
 LABELS = ["cat", "naïve: dog", "#3", "a\nb", "---"]
@@ -71,9 +71,14 @@ def main(folder: Path) -> None:
         model = form(random_model(architecture, **args))
         state = {key.removeprefix("_orig_mod."): value for key, value in model.state_dict().items()}
         state = {key.removeprefix("module."): value.float().contiguous() for key, value in state.items()}
-        save_for_timm(model, folder / name, LABELS, preprocessing(number), args)
         repo_id = f"alice/{name}"
-        print((push_to_hub if name == "bf16" else upload)(folder / name, repo_id, tag="v1"))
+        if name == "bf16":
+            save_for_timm(model, folder / "run" / "model", LABELS, preprocessing(number), args)
+            sys.argv[1:] = ["push", str(folder / "run"), repo_id, "--tag", "v1"]
+            command.main()  # as alignmix-timm
+        else:
+            save_for_timm(model, folder / name, LABELS, preprocessing(number), args)
+            print(upload(folder / name, repo_id, tag="v1"))
         plain = timm.create_model(architecture, num_classes=len(LABELS), **args).eval()
         plain.load_state_dict(state)
         with torch.no_grad():

@@ -36,6 +36,9 @@ def published(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("published")
     printed = run([TESTS / "hub_publisher.py", folder], hub.environment(folder / "home"))
     assert "as trained (bfloat16, contiguous_format, cpu) by" in printed
+    assert f"Published: {hub.url}/alice/bf16/commit/{hub.repositories['alice/bf16'].head}" in printed
+    sent = hub.repositories["alice/bf16"].files["model.safetensors"]
+    assert sent == (folder / "run" / "model" / "model.safetensors").read_bytes()
     return folder
 
 
@@ -128,6 +131,7 @@ def test_what_goes_wrong_is_said_and_a_repeat_succeeds(hub: Hub, tmp_path: Path)
     assert not [token for token in (ALICE, BOB, WRONG) if token.encode() in said]
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_hub_and_pushes_while_it_trains(hub: Hub, published: Path, tmp_path: Path) -> None:
     repo_id, output = "alice/run", tmp_path / "run"
     hub.failures[repo_id, "commit"] = Failure(500)
