@@ -7,7 +7,7 @@ of updates, and no random state.
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -111,9 +111,11 @@ class Run:
         finished = self.step >= self.total
         if finished and (self.folder / "model").exists():
             self.accelerator.print(f"The run in {self.folder} is finished: nothing to do.")
-            return self.evaluate_all()
+            result = self.evaluate_all()
+            self._publish(self._uploads(self.accelerator.print))
+            return result
         self.journal = Journal(self.folder, self.accelerator, self.total, self.step)
-        self.uploads = self._uploads()
+        self.uploads = self._uploads(self.journal.say)
         stop = StopSignal()
         try:
             result = self.evaluate_all() if finished else self._train(stop)
@@ -151,11 +153,17 @@ class Run:
         self.hooks.check()
         return result
 
-    def _uploads(self) -> Uploads | None:
+    def _uploads(self, say: Callable[[str], None]) -> Uploads | None:
         """In the main process, where the run is to be published."""
         if self.config.push_to_hub is None or not self.accelerator.is_main_process:
             return None
-        return Uploads(self.folder, self.config.push_to_hub, self.config.hub_private, self.journal.say)
+        return Uploads(self.folder, self.config.push_to_hub, self.config.hub_private, say)
+
+    def _publish(self, uploads: Uploads | None) -> None:
+        """Upload the model at the end of the run."""
+        if uploads is not None:
+            uploads.start(self.folder / "model")
+            uploads.wait()
 
     def evaluate(self, net: nn.Module) -> dict[str, float]:
         """Measure on every row of the evaluation split exactly once, whatever the number of processes."""
@@ -324,9 +332,7 @@ class Run:
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
-        if self.uploads is not None:
-            self.uploads.start(self.folder / "model")
-            self.uploads.wait()
+        self._publish(self.uploads)
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = send_to_device(batch, self.accelerator.device, non_blocking=True)

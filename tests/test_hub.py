@@ -164,6 +164,9 @@ def test_a_run_starts_from_the_hub_and_pushes_while_it_trains(hub: Hub, publishe
     assert "features at layer" in card.text
     assert str(tmp_path) not in repo.files["README.md"].decode() + repo.files["provenance.json"].decode()
     assert ALICE.encode() not in everything_said(hub, printed, output, tmp_path / "home")
+    later = [*line[1:], "--resume", "auto", "--push-to-hub", "alice/later"]
+    assert "finished: nothing to do" in run(later, hub.environment(tmp_path / "home"))
+    assert hub.repositories["alice/later"].files["model.safetensors"] == repo.files["model.safetensors"]
 
 
 @pytest.mark.slow
