@@ -19,6 +19,7 @@ from alignmix_timm.card import make_card
 from alignmix_timm.config import TrainConfig
 from alignmix_timm.decoder import Decoder
 from alignmix_timm.effect import NO_EFFECT, alignment_effect
+from alignmix_timm.isolated import reads_folders
 from alignmix_timm.publish import load_for_timm, save_for_timm
 from alignmix_timm.verify import check_folder
 
@@ -118,9 +119,11 @@ def test_what_is_published_is_the_plain_encoder(tmp_path: Path, variational: boo
     save_for_timm(model, tmp_path / "model", list("abcde"), DATA, args)
     described = json.loads((tmp_path / "model" / "config.json").read_text())
     assert described["architecture"] == "alignmix_encoder"
-    loaded = load_for_timm(tmp_path / "model").eval()
-    again = timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True).eval()
-    for one in (loaded, again):
+    restored = [load_for_timm(tmp_path / "model")]
+    if reads_folders(timm.__version__):
+        restored.append(timm.create_model(f"local-dir:{tmp_path / 'model'}", pretrained=True))
+    for one in restored:
+        one.eval()
         assert {name: value.shape for name, value in one.state_dict().items()} == {
             name: value.shape for name, value in plain.state_dict().items()
         }
@@ -142,6 +145,7 @@ def test_an_encoder_is_checked_with_the_package_and_its_card_says_so(tmp_path: P
     assert "import alignmix_timm" in str(make_card(tmp_path / "model", "user/name"))
 
 
+@pytest.mark.skipif(not reads_folders(timm.__version__), reason="this timm cannot load folders")
 def test_without_the_import_timm_says_that_the_architecture_is_unknown(tmp_path: Path) -> None:
     args = {name: value for name, value in NARROW.items() if name != "num_classes"}
     save_for_timm(encoder(), tmp_path / "model", list("abcde"), DATA, args)

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from launcher import ENVIRONMENT, ROOT
 
-CORE = "points model hooks blockwise collate params layout functional networks compile distributed recipes resume"
+CORE = (
+    "points model hooks blockwise collate params layout functional networks encoder algorithm1 compile distributed "
+    "recipes resume"
+)
 
 
 def oldest() -> list[str]:
