@@ -94,9 +94,12 @@ def main() -> None:
     images = base.max_train_samples or "all"
     print(f"\n{base.model} {base.model_args}, {images} training images, {base.epochs} epochs, seeds {args.seeds}")
     print("Top-1 accuracy in percent. The paper: PreActResNet-18, CIFAR-100, 2,000 epochs.")
-    print("\n| method | layers | unaligned | aligned | paper, unaligned | paper, aligned |\n|---|---|---|---|---|---|")
+    print("\n| method | layers | unaligned | aligned | difference | paper, unaligned | paper, aligned |")
+    print("|---|---|---|---|---|---|---|")
     for index, row in enumerate(rows):
-        ours = [spread(found[index, aligned]) if (index, aligned) in found else "" for aligned in (False, True)]
+        both = found[index, False], found.get((index, True), [])
+        differences = [after - before for before, after in zip(*both, strict=False)]  # seed by seed
+        ours = [spread(values) if values else "" for values in (*both, differences)]
         papers = ["" if paper is None else f"{paper:.2f}" for paper in row.paper]
         print(f"| {row.method} | {row.label or row.layers.replace(',', ', ')} | {' | '.join(ours + papers)} |")
 
