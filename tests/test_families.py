@@ -26,7 +26,7 @@ QUICK = (
     "xcit_nano_12_p16_224",
     "repvgg_a0",
     "edgenext_xx_small",
-    "cait_xxs24_224",
+    "repghostnet_050",
     "efficientformerv2_s0",
 )
 REFUSED = ("crossvit_tiny_240", "tnt_s_legacy_patch16_224")  # no single map that the logits depend on alone
