@@ -46,7 +46,8 @@ class Mixing:
             of what is done: a mode of AlignMix, mixup, cutmix, or none.
         """
         config, mixer = self.config, self._mixer(step)
-        clean = draw(1, config.seed, step, modes=self.modes).mode == "clean"  # whether or not the update would mix
+        # Whether or not the update would mix.
+        clean = "clean" in self.modes and draw(1, config.seed, step, modes=self.modes).mode == "clean"
         params = draw(
             len(images),
             config.seed,
