@@ -2,16 +2,16 @@
 
 from . import networks
 from .attaching import attach, detach
-from .autoencoder import Autoencoder
 from .collate import AlignMixCollator
-from .encoder import Encoder
 from .functional import align, alignmix, mix, mix_targets
 from .hooks import MixingHooks
-from .hub import push_to_hub
 from .model import AlignMix, AlignMixModel, AlignMixOutput
+from .networks.autoencoder import Autoencoder
+from .networks.encoder import Encoder
 from .params import MODES, MixParams, Mode, draw
 from .points import MixingPoint, choose_point, describe_points
-from .publish import save_for_timm
+from .publishing.save import save_for_timm
+from .publishing.upload import push_to_hub
 from .sinkhorn import Transport, assign
 
 __version__ = "0.1.0"

@@ -4,8 +4,8 @@ import warnings
 
 from torch import nn
 
-from .effect import NO_EFFECT, alignment_effect
 from .hooks import AttachOptions, ImageSize, MixingHooks
+from .points.effect import NO_EFFECT, alignment_effect
 from .sinkhorn import CostScale, check_options
 
 

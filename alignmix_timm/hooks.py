@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .blockwise import align_blocks, block_size, pool_blocks
+from .alignment import align_blocks, block_size, pool_blocks
 from .functional import align, mix
-from .layout import Layout, mix_maps
 from .params import MixParams
 from .points import MixingPoint, built_for, choose_point
+from .points.layout import Layout, mix_maps
 from .sinkhorn import CostScale, Transport, assign
 
 _logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from alignmix_timm.card import escaped
-from alignmix_timm.provenance import UNKNOWN, Provenance
-from alignmix_timm.publish import CONFIG, PROVENANCE, WEIGHTS
+from alignmix_timm.publishing.card import escaped
+from alignmix_timm.publishing.provenance import UNKNOWN, Provenance
+from alignmix_timm.publishing.save import CONFIG, PROVENANCE, WEIGHTS
 
 HUB = Path(__file__).parent
 README = HUB.parent / "README.md"

@@ -19,7 +19,7 @@ from typing import Any
 
 from tables import measured, spread
 
-from alignmix_timm.config import TrainConfig, parse_config
+from alignmix_timm.training.config import TrainConfig, parse_config
 
 MODES = {"x": ["input"], "A": ["feat", "feat_swap"], "e": ["embed"]}
 

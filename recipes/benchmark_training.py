@@ -24,9 +24,9 @@ from PIL import Image
 from timm.data import create_dataset, create_loader
 
 from alignmix_timm import MODES
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.mixing import Mixing
-from alignmix_timm.training import Run
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.mixing import Mixing
+from alignmix_timm.training.trainer import Run
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from choose_epsilon import features, train
 from torch import Tensor
 
 from alignmix_timm import align, assign, mix
-from alignmix_timm.blockwise import align_blocks, pool_blocks
+from alignmix_timm.alignment import align_blocks, pool_blocks
 
 
 def main() -> None:

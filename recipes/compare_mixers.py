@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tables import measured, spread
 
-from alignmix_timm.config import parse_config
+from alignmix_timm.training.config import parse_config
 
 METHODS = {"none": "no mixing", "mixup": "input mixup", "cutmix": "CutMix", "alignmix": "AlignMix"}
 

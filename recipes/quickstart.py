@@ -27,8 +27,8 @@ from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
 from alignmix_timm.evaluation.calibration import expected_calibration_error
-from alignmix_timm.provenance import Provenance, find_dataset
-from alignmix_timm.publish import load_for_timm, save_for_timm
+from alignmix_timm.publishing.provenance import Provenance, find_dataset
+from alignmix_timm.publishing.save import load_for_timm, save_for_timm
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 

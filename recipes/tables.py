@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignmix_timm.checkpoint import changes
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.journal import read_journal
-from alignmix_timm.running import run
+from alignmix_timm.training.checkpoint import changes
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.journal import read_journal
+from alignmix_timm.training.main import run
 
 
 def measured(config: TrainConfig) -> dict[str, float]:

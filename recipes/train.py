@@ -8,7 +8,7 @@ The folder of a run holds metrics.jsonl, curves.png, the checkpoints, the links 
 model/, which plain timm loads.
 """
 
-from alignmix_timm.running import main
+from alignmix_timm.training.main import main
 
 if __name__ == "__main__":
     main(description=__doc__)

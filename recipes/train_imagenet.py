@@ -9,7 +9,7 @@ The defaults are configs/imagenet_resnet50_300.yaml; options and files as in tra
 
 from pathlib import Path
 
-from alignmix_timm.running import main
+from alignmix_timm.training.main import main
 
 if __name__ == "__main__":
     main(defaults=Path(__file__).parent / "configs" / "imagenet_resnet50_300.yaml", description=__doc__)

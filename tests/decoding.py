@@ -7,8 +7,8 @@ import torch
 from training import save_rows
 
 from alignmix_timm import Autoencoder
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.running import run
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.main import run
 
 
 def train_autoencoder(folder: Path, test: int) -> Path:

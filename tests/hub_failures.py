@@ -17,8 +17,8 @@ from typing import Any
 import timm
 
 from alignmix_timm import push_to_hub, save_for_timm
-from alignmix_timm.hub import upload
-from alignmix_timm.provenance import Dataset, Provenance
+from alignmix_timm.publishing.provenance import Dataset, Provenance
+from alignmix_timm.publishing.upload import upload
 
 DATA = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
 

@@ -14,7 +14,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from alignmix_timm import AlignMixModel, command, save_for_timm
-from alignmix_timm.hub import upload
+from alignmix_timm.publishing.upload import upload
 
 LABELS = ["cat", "naïve: dog", "#3", "a\nb", "---"]
 SIZE = (3, 64, 64)

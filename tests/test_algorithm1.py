@@ -14,8 +14,8 @@ from torch import Tensor
 
 import alignmix_timm
 from alignmix_timm import MODES, Autoencoder, Encoder, MixParams, draw
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.mixing import Mixing
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.mixing import Mixing
 
 BATCH, CLASSES, GRID, EPSILON = 6, 5, 4, 0.2
 FIVE = (*MODES, "clean")

@@ -5,7 +5,7 @@ from oracles import clustered_tokens
 from torch import Tensor
 
 from alignmix_timm import AlignMixModel, align, assign, draw
-from alignmix_timm.blockwise import align_blocks, block_size, pool_blocks
+from alignmix_timm.alignment import align_blocks, block_size, pool_blocks
 
 
 def test_block_size_is_the_smallest_that_fits() -> None:

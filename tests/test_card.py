@@ -13,9 +13,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from launcher import ROOT
 
-from alignmix_timm.card import BEGIN, END, card_data, make_card, merge_card
-from alignmix_timm.provenance import Base, Dataset, Provenance, find_dataset
-from alignmix_timm.publish import save_for_timm
+from alignmix_timm.publishing.card import BEGIN, END, card_data, make_card, merge_card
+from alignmix_timm.publishing.provenance import Base, Dataset, Provenance, find_dataset
+from alignmix_timm.publishing.save import save_for_timm
 
 DATA = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
 RESULTS = {"top1": 86.55, "top5": 99.333333333333329, "loss": 0.1 + 0.2, "ece": 1 / 3}
@@ -230,4 +230,4 @@ def test_the_licence_of_a_local_dataset_is_that_of_its_card(tmp_path: Path) -> N
 
 
 def test_the_template_of_the_hub_folder_is_the_one_in_use() -> None:
-    assert (ROOT / "hub" / "card_template.md").samefile(ROOT / "alignmix_timm" / "card_template.md")
+    assert (ROOT / "hub" / "card_template.md").samefile(ROOT / "alignmix_timm" / "publishing" / "card_template.md")

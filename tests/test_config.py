@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alignmix_timm.config import TrainConfig, parse_config
+from alignmix_timm.training.config import TrainConfig, parse_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
 

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.data import load_splits
-from alignmix_timm.decoding import read_image
-from alignmix_timm.examples import Key, Rows, collate
-from alignmix_timm.transforms import data_config, eval_transform
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.data.dataset import Key, Rows, collate
+from alignmix_timm.training.data.decoding import read_image
+from alignmix_timm.training.data.splits import load_splits
+from alignmix_timm.training.data.transforms import data_config, eval_transform
 
 
 def pictures(count: int, seed: int = 0) -> list[Image.Image]:

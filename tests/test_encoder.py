@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from alignmix_timm import AlignMixModel, Autoencoder, Encoder, attach, choose_point
-from alignmix_timm.card import make_card
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.decoder import Decoder
-from alignmix_timm.effect import NO_EFFECT, alignment_effect
-from alignmix_timm.isolated import reads_folders
-from alignmix_timm.publish import load_for_timm, save_for_timm
-from alignmix_timm.verify import check_folder
+from alignmix_timm.networks.decoder import Decoder
+from alignmix_timm.points.effect import NO_EFFECT, alignment_effect
+from alignmix_timm.publishing.card import make_card
+from alignmix_timm.publishing.load_plain import reads_folders
+from alignmix_timm.publishing.save import load_for_timm, save_for_timm
+from alignmix_timm.publishing.verify import check_folder
+from alignmix_timm.training.config import TrainConfig
 
 NARROW = dict(backbone="preact_resnet18", img_size=32, num_classes=5, embed_dim=32, backbone_args={"width": 4})
 SMALL_SWIN = dict(depths=(1, 1, 1, 1), embed_dim=12, num_heads=(1, 1, 2, 2), window_size=4)

@@ -12,7 +12,7 @@ import timm
 import torch
 
 from alignmix_timm import AlignMixModel, draw
-from alignmix_timm.effect import NO_EFFECT, alignment_effect
+from alignmix_timm.points.effect import NO_EFFECT, alignment_effect
 
 NAMES = (Path(__file__).parent / "families.txt").read_text().split()
 QUICK = (

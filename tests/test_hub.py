@@ -172,7 +172,7 @@ def test_a_run_starts_from_the_hub_and_pushes_while_it_trains(hub: Hub, publishe
 @pytest.mark.slow
 def test_every_family_is_checked_before_it_is_sent(hub: Hub, published: Path, tmp_path: Path) -> None:
     for name in FAMILIES:
-        line = ["-m", "alignmix_timm.pushing", published / name, f"alice/again-{name.replace('_', '-')}"]
+        line = ["-m", "alignmix_timm.publishing.push", published / name, f"alice/again-{name.replace('_', '-')}"]
         printed = run(line, hub.environment(tmp_path))
         assert "logits bit-equal" in printed
         assert "Published: " in printed
@@ -187,7 +187,7 @@ def test_a_server_that_stays_broken(hub: Hub, published: Path, tmp_path: Path, s
     hub.failures[repo_id, step] = Failure(action, 1000)
     hub.repositories[repo_id] = Repository()
     hub.repositories[repo_id].commit({"README.md": b"# Mine\n"})
-    line = ["-m", "alignmix_timm.pushing", published / "test_resnet", repo_id]
+    line = ["-m", "alignmix_timm.publishing.push", published / "test_resnet", repo_id]
     printed = run(line, hub.environment(tmp_path), code=1)
     assert ("could not read the present card" if step == "resolve" else "could not upload the files") in printed
     assert "Traceback" not in printed

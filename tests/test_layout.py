@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from alignmix_timm.layout import Layout
+from alignmix_timm.points.layout import Layout
 
 CASES = [
     (Layout("NCHW"), torch.randn(2, 5, 3, 4)),

@@ -16,11 +16,11 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from alignmix_timm import AlignMixModel, choose_point, draw
-from alignmix_timm.building import build_model
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.networks import PreActBlock, StagedNet
+from alignmix_timm.networks.preact_resnet import PreActBlock, StagedNet
 from alignmix_timm.points.__main__ import create_without_data
-from alignmix_timm.publish import save_for_timm
+from alignmix_timm.publishing.save import save_for_timm
+from alignmix_timm.training.build import build_model
+from alignmix_timm.training.config import TrainConfig
 
 NAMES = ("preact_resnet18", "wide_resnet16_8", "vgg16_gap", "resnet50_stride1")
 SMALL: dict[str, dict[str, Any]] = {  # quick to train at 32 or 64 pixels

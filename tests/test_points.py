@@ -10,8 +10,8 @@ import timm
 import torch
 
 from alignmix_timm import attach, choose_point, describe_points
-from alignmix_timm.effect import alignment_effect
 from alignmix_timm.points.__main__ import create_without_data
+from alignmix_timm.points.effect import alignment_effect
 
 # model, image size, module, layout, prefix tokens, map size: the second-last spatial block, read off the networks
 EXPECTED = [

@@ -13,7 +13,8 @@ from decoding import fresh_autoencoder, train_autoencoder
 from launcher import ROOT
 from torch import Tensor
 
-from alignmix_timm.evaluation.pose import (
+from alignmix_timm.paper.interpolations import interpolate
+from alignmix_timm.paper.pose import (
     ROWS,
     bootstrap,
     otsu_threshold,
@@ -22,8 +23,7 @@ from alignmix_timm.evaluation.pose import (
     silhouette,
     with_differences,
 )
-from alignmix_timm.interpolation import interpolate
-from alignmix_timm.restoring import load_autoencoder
+from alignmix_timm.training.restore import load_autoencoder
 
 RECIPE = ROOT / "recipes" / "measure_pose.py"
 

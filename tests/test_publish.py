@@ -16,9 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from alignmix_timm import AlignMixModel
-from alignmix_timm.card import make_card
-from alignmix_timm.publish import load_for_timm, save_for_timm
-from alignmix_timm.verify import check_folder
+from alignmix_timm.publishing.card import make_card
+from alignmix_timm.publishing.save import load_for_timm, save_for_timm
+from alignmix_timm.publishing.verify import check_folder
 
 DATA = {"input_size": [3, 64, 64], "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.1], "crop_pct": 1.0}
 NAMES = ["a", "b", "c"]
@@ -153,7 +153,7 @@ def test_an_architecture_that_only_this_process_knows_is_refused(tmp_path: Path)
 
 def test_an_architecture_of_this_package_is_loaded_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An architecture that only claims to be ours stands in for one."""
-    monkeypatch.setattr(model_entrypoint("test_resnet"), "__module__", "alignmix_timm.networks")
+    monkeypatch.setattr(model_entrypoint("test_resnet"), "__module__", "alignmix_timm.networks.preact_resnet")
     net = timm.create_model("test_resnet", num_classes=3).double()
     save_for_timm(net, tmp_path / "model", NAMES, DATA, dtype=torch.float64)
     said = check_folder(tmp_path / "model")

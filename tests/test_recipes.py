@@ -11,7 +11,7 @@ import torch
 from launcher import ENVIRONMENT, ROOT, launcher
 
 from alignmix_timm import choose_point
-from alignmix_timm.effect import alignment_effect
+from alignmix_timm.points.effect import alignment_effect
 
 SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
 

@@ -13,10 +13,10 @@ from huggingface_hub import ModelCardData
 from launcher import ENVIRONMENT, ROOT
 
 from alignmix_timm import save_for_timm
-from alignmix_timm.card import card_data
-from alignmix_timm.provenance import Provenance
-from alignmix_timm.publish import load_for_timm
-from alignmix_timm.verify import check_folder
+from alignmix_timm.publishing.card import card_data
+from alignmix_timm.publishing.provenance import Provenance
+from alignmix_timm.publishing.save import load_for_timm
+from alignmix_timm.publishing.verify import check_folder
 
 INDEX = runpy.run_path(str(ROOT / "hub" / "index.py"))
 ENTRIES = sorted((ROOT / "hub").glob("*.json"))

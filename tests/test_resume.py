@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from training import command, digest, finish, kill_when, reached, records, save_rows
 
-from alignmix_timm.journal import read_journal
+from alignmix_timm.training.journal import read_journal
 
 
 @pytest.fixture(scope="module")

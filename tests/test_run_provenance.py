@@ -7,13 +7,13 @@ import pytest
 import timm
 from launcher import ROOT
 
-from alignmix_timm.building import build_model, model_args
-from alignmix_timm.card import make_card
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.provenance import Base, Provenance
-from alignmix_timm.publish import save_for_timm
-from alignmix_timm.run_provenance import of_run
-from alignmix_timm.verify import check_folder
+from alignmix_timm.publishing.card import make_card
+from alignmix_timm.publishing.provenance import Base, Provenance
+from alignmix_timm.publishing.save import save_for_timm
+from alignmix_timm.publishing.verify import check_folder
+from alignmix_timm.training.build import build_model, model_args
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.provenance import of_run
 
 EMBEDDED = str(ROOT / "recipes" / "data" / "fashion_mnist")
 RESULTS = {"rows": 40.0, "top1": 80.0, "ema_rows": 40.0, "ema_top1": 90.0}

@@ -10,9 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.examples import Key, Rows, StepSampler, StreamedRows, collate
-from alignmix_timm.schedule import Schedule, make_schedule
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.data.batches import Schedule, make_schedule
+from alignmix_timm.training.data.dataset import Key, Rows, StepSampler, StreamedRows, collate
 
 SCHEDULE = Schedule(rows=103, micro_batch=4, micros=4, seed=3)  # 6 updates an epoch, 7 rows over
 

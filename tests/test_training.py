@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 from training import command, finish, launch, reached, records, save_rows
 
-from alignmix_timm.config import TrainConfig
-from alignmix_timm.data import load_splits
-from alignmix_timm.examples import Key, Rows, collate
-from alignmix_timm.journal import read_journal
-from alignmix_timm.running import run
-from alignmix_timm.training import Run
-from alignmix_timm.transforms import data_config, eval_transform
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.data.dataset import Key, Rows, collate
+from alignmix_timm.training.data.splits import load_splits
+from alignmix_timm.training.data.transforms import data_config, eval_transform
+from alignmix_timm.training.journal import read_journal
+from alignmix_timm.training.main import run
+from alignmix_timm.training.trainer import Run
 
 SMALL: dict[str, Any] = dict(model="test_resnet", img_size=32, batch_size=32, epochs=1, workers=0, log_every=1, lr=0.05)
 

@@ -15,13 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alignmix_timm import Autoencoder, assign
-from alignmix_timm.interpolation import interpolate
-from alignmix_timm.pairs import Pairs, draw_pairs, held_out_pairs
-from alignmix_timm.publish import load_for_timm
-from alignmix_timm.restoring import load_autoencoder, saved_config
-from alignmix_timm.toy import toy_alignment
-from alignmix_timm.transforms import data_config
-from alignmix_timm.visualize import (
+from alignmix_timm.paper.figures import (
     LAMS,
     cutmix,
     interpolations_figure,
@@ -31,6 +25,12 @@ from alignmix_timm.visualize import (
     points_figure,
     save_figure,
 )
+from alignmix_timm.paper.interpolations import interpolate
+from alignmix_timm.paper.pairs import Pairs, draw_pairs, held_out_pairs
+from alignmix_timm.paper.toy import toy_alignment
+from alignmix_timm.publishing.save import load_for_timm
+from alignmix_timm.training.data.transforms import data_config
+from alignmix_timm.training.restore import load_autoencoder, saved_config
 
 
 @pytest.fixture(scope="module")

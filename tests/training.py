@@ -15,7 +15,7 @@ import psutil
 import torch
 from launcher import ENVIRONMENT, ROOT, launcher
 
-from alignmix_timm.metrics import UNREPEATABLE
+from alignmix_timm.training.meters import UNREPEATABLE
 
 EMBEDDED = ROOT / "recipes" / "data" / "fashion_mnist"
 OPTIONS = {

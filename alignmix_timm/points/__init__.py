@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from ..layout import Layout
+from .layout import Layout
 from .maps import FeatureMaps
 
 

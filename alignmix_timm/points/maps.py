@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..layout import Layout
+from .layout import Layout
 from .probe import BATCH, trace
 
 _logger = logging.getLogger(__name__)

@@ -1,0 +1,98 @@
+"""Whether alignment matters at a mixing point: the degeneracy check."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..alignment import align_blocks, block_size, pool_blocks
+from ..sinkhorn import CostScale, assign
+from . import MixingPoint
+from .layout import mix_maps
+
+NO_EFFECT = 1e-3  # below this share of the logits, alignment does not matter
+
+_NUM_IMAGES, _CONVERGED = 8, 400  # images, iterations
+_NOT_SCALES = ("bias", "token", "pos")
+
+
+@torch.no_grad()
+def alignment_effect(
+    model: nn.Module,
+    point: MixingPoint,
+    epsilon: float = 0.02,
+    cost_scale: CostScale = "mean",
+    align_size: int | None = None,
+    max_positions: int = 196,
+    seed: int = 0,
+) -> float:
+    """Relative difference of the logits between aligned and unaligned mixing at a point, Sinkhorn converged.
+
+    Around 1e-6, the rounding of fp32, alignment changes nothing there. Measured on smooth random images and a copy in
+    eval mode, with batch-norm statistics of those images, and with scales that are initialised at or near zero (last
+    norm of a residual branch, LayerScale) drawn at random: a fresh network is judged as the one it can become.
+
+    Args:
+        model: The model.
+        point: From :func:`alignmix_timm.choose_point`.
+        epsilon, cost_scale, align_size, max_positions: See :func:`alignmix_timm.attach`.
+        seed: Of the images and scales.
+
+    Returns:
+        ``|aligned - unaligned| / |unaligned|`` over the logits of eight pairs mixed half and half.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    copied = copy.deepcopy(model).float()
+    _leave_start(copied, generator)
+    device = next((parameter.device for parameter in copied.parameters()), torch.device("cpu"))
+    coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator)
+    images = F.interpolate(coarse, size=point.input_size[1:], mode="bilinear").to(device)
+    _calibrate_batch_norm(copied, images)
+    block = block_size(point.map_size, max_positions, align_size)
+
+    def moved(tokens: Tensor, partners: Tensor) -> Tensor:
+        coarse, coarse_partners = (pool_blocks(side, point.map_size, block) for side in (tokens, partners))
+        transport = assign(coarse, coarse_partners, epsilon, _CONVERGED, cost_scale)
+        return align_blocks(partners, transport.assignment, point.map_size, block)
+
+    def unmoved(tokens: Tensor, partners: Tensor) -> Tensor:
+        return partners
+
+    aligned, unaligned = (_mixed_logits(copied, point, images, move) for move in (moved, unmoved))
+    return float((aligned - unaligned).norm() / unaligned.norm())
+
+
+def _mixed_logits(
+    model: nn.Module, point: MixingPoint, images: Tensor, move: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        feats = output[0] if isinstance(output, tuple) else output
+        feats = mix_maps(point.layout, feats, feats.roll(1, 0), 0.5, move)
+        return (feats, *output[1:]) if isinstance(output, tuple) else feats
+
+    handle = model.get_submodule(point.feature_module).register_forward_hook(hook)
+    logits = model(images)
+    handle.remove()
+    return logits[0] if isinstance(logits, tuple | list) else logits
+
+
+def _leave_start(model: nn.Module, generator: torch.Generator) -> None:
+    """Draw scales that were initialised at or near zero from U(0.5, 1.5)."""
+    for name, parameter in model.named_parameters():
+        constant = bool((parameter == parameter.flatten()[0]).all()) and float(parameter.flatten()[0].abs()) <= 1e-3
+        if constant and not any(word in name.rpartition(".")[2] for word in _NOT_SCALES):
+            parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
+
+
+def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
+    """Give batch-norm layers the statistics of these images; leave the model in eval mode."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.train()
+            module.momentum = 1.0
+    model(images)
+    model.eval()

@@ -1,0 +1,1 @@
+"""Weights for plain timm and the Hugging Face Hub."""

@@ -1,0 +1,208 @@
+"""Checkpoints that are complete or absent: written under another name, synced to disk, then renamed."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from .config import TrainConfig, read_yaml
+from .data.batches import Schedule
+
+PROGRESS = "progress.json"
+
+_OF_A_RUN = (
+    *("output", "resume", "eval_only", "dry_run", "workers", "log_every", "trackers", "project"),
+    *("push_to_hub", "push_every", "hub_private"),
+)
+_OF_THE_MODEL = ("model", "model_args", "in_chans", "embedding", "embed_dim", "grid", "method", "decoder_width")
+_FIXED = (*_OF_THE_MODEL, "opt", "opt_args", "weight_decay", "momentum", "body_lr_scale", "layer_decay")
+_logger = logging.getLogger(__name__)
+
+_PARTIAL, _DELETED = ".partial", ".deleted"
+
+
+class Checkpoints:
+    """The checkpoints of a run: ``checkpoints/step-00000100``, and the links ``last`` and ``best`` to two of them.
+
+    Args:
+        folder: Of the run.
+        keep: How many to keep, besides ``best``.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.root, self.keep = folder, folder / "checkpoints", keep
+
+    def choose(self, resume: str) -> Path | None:
+        """The checkpoint to go on with: ``auto`` is the newest of this run, ``no`` is none, else the folder itself.
+
+        Raises:
+            ValueError: not a checkpoint; or the folder holds a run that would be mixed up with this one.
+        """
+        latest = self.latest()
+        if resume == "auto":
+            return latest
+        if resume == "no":
+            if latest is not None:
+                raise ValueError(
+                    f"{self.folder} holds a run already, saved at {latest.name}: pass --resume auto to go on with it, "
+                    "or another --output."
+                )
+            return None
+        chosen = find(resume)
+        if latest is not None and chosen.resolve() != latest.resolve():
+            raise ValueError(
+                f"{self.folder} holds a run up to {latest.name}: to go on from {chosen}, pass another --output."
+            )
+        return chosen
+
+    def latest(self) -> Path | None:
+        """The newest; None if there is none."""
+        found = sorted(self.root.glob("step-*"))
+        return found[-1] if found else None
+
+    def save(self, step: int, accelerator: Accelerator, write_more: Callable[[Path], None], best: bool) -> None:
+        """Save the state of all processes, and what ``write_more(folder)`` writes; call it in every process.
+
+        Raises:
+            OSError: it could not be written. What was there before is intact.
+        """
+        partial, final = self.root / _PARTIAL, self.root / f"step-{step:08d}"
+        if accelerator.is_main_process:
+            self.sweep()
+            partial.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        try:
+            accelerator.save_state(str(partial))
+            if accelerator.is_main_process:
+                write_more(partial)
+        except Exception as error:  # each format reports a full disk by an error of its own
+            if accelerator.is_main_process:
+                self.sweep()
+            raise OSError(
+                f"the checkpoint of update {step} could not be written to {self.root}: {error}. The last good one is "
+                f"{self.latest() or 'none'}."
+            ) from error
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            _sync(partial)
+            if final.exists():
+                _delete(final)
+            partial.rename(final)
+            _sync_folder(self.root)
+            _link(self.folder / "last", final)
+            if best:
+                _link(self.folder / "best", final)
+            self._prune()
+        accelerator.wait_for_everyone()
+
+    def sweep(self) -> None:
+        """Remove what was being written or deleted when a process was killed."""
+        for leftover in (*self.root.glob(f"{_PARTIAL}*"), *self.root.glob(f"{_DELETED}*")):
+            shutil.rmtree(leftover)
+
+    def _prune(self) -> None:
+        best = self.folder / "best"
+        kept = {best.resolve()} if best.exists() else set()
+        for old in sorted(self.root.glob("step-*"))[: -self.keep]:
+            if old.resolve() not in kept:
+                _delete(old)
+
+
+def find(path: str) -> Path:
+    """The checkpoint at this path, or the last one of the run at this path.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for folder in (Path(path), Path(path) / "last"):
+        if (folder / PROGRESS).exists():
+            return folder
+    raise ValueError(f"{path!r} must be the folder of a checkpoint or of a run, and is neither.")
+
+
+def _delete(folder: Path) -> None:
+    """Rename first: a folder that is half deleted must not look like a checkpoint."""
+    doomed = folder.with_name(f"{_DELETED}-{folder.name}")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _link(link: Path, target: Path) -> None:
+    temporary = link.with_name(f".{link.name}")
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, link.parent))
+    temporary.replace(link)
+    _sync_folder(link.parent)
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_progress(folder: Path, config: TrainConfig, schedule: Schedule, step: int, best: float) -> None:
+    """Write how far a run is, with the options and versions it has."""
+    write_options(folder, config)
+    progress = {"step": step, "best": best, "schedule": schedule._asdict()}
+    (folder / PROGRESS).write_text(json.dumps(progress, indent=2))
+
+
+def write_options(folder: Path, config: TrainConfig) -> None:
+    """Write the options of a run and the versions it uses."""
+    config.save(folder / "config.yaml")
+    packages = ("torch", "timm", "accelerate", "datasets", "alignmix-timm")
+    versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
+    (folder / "versions.json").write_text(json.dumps(versions, indent=2))
+
+
+def check_changes(config: TrainConfig, checkpoint: Path) -> None:
+    """Say which options differ from those of the checkpoint that a run goes on from.
+
+    Raises:
+        ValueError: one that the checkpoint itself decides: the model, or what is in the state of its optimizer.
+    """
+    found = changes(config, checkpoint)
+    fixed = [name for name in found if name in (_OF_THE_MODEL if config.eval_only else _FIXED)]
+    if fixed:
+        told = ", ".join(found[name] for name in fixed)
+        raise ValueError(f"a run must go on with the options its checkpoint was made with: {told}.")
+    if found:
+        _logger.warning("Other options than in %s: %s.", checkpoint, ", ".join(found))
+
+
+def changes(config: TrainConfig, checkpoint: Path) -> dict[str, str]:
+    """Options that matter to a run and differ from those of its checkpoint: by name, both values in words."""
+    saved = asdict(TrainConfig()) | read_yaml(checkpoint / "config.yaml")
+    given = asdict(config)
+    changed = [name for name in given if name not in _OF_A_RUN and saved[name] != given[name]]
+    resolved = ("lr", "micro_batch_size")
+    return {
+        name: f"{name} {saved[name]!r}, got {given[name]!r}"
+        for name in changed
+        if not (given[name] is None and name in resolved)
+    }
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """What :func:`write_progress` wrote."""
+    progress = json.loads((folder / PROGRESS).read_text())
+    return {**progress, "schedule": Schedule(**progress["schedule"])}

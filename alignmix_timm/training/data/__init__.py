@@ -1,0 +1,1 @@
+"""Image datasets of Hugging Face as batches."""

@@ -1,0 +1,74 @@
+"""The batches of a run: for training from any update on, and for evaluation."""
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from ...seeds import Stream, generator
+from ..config import TrainConfig
+from .batches import Schedule
+from .dataset import Key, Rows, StepSampler, StreamedRows, collate, leave_group
+from .splits import Splits
+from .transforms import eval_transform, train_transform
+
+
+class Loaders:
+    """Makes the loaders of one process. Nothing is sharded by Accelerate: each process takes its own rows."""
+
+    def __init__(
+        self, config: TrainConfig, splits: Splits, data: dict[str, Any], schedule: Schedule, accelerator: Accelerator
+    ) -> None:
+        self.config, self.schedule = config, schedule
+        self.rank, self.processes = accelerator.process_index, accelerator.num_processes
+        mode = "L" if config.in_chans == 1 else "RGB"
+        columns = (splits.image, splits.label)
+        self.stream = splits.train if config.streaming else None
+        rows = [] if config.streaming else splits.train
+        self.rows = Rows(rows, *columns, train_transform(data, config), mode, config.seed, config.skip_corrupt)
+        self.test = Rows(splits.test, *columns, eval_transform(data), mode, 0, config.skip_corrupt, replace=False)
+        self.pinned = accelerator.device.type == "cuda"
+
+    def train(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """The micro-batches of this process, from one update to another."""
+        if self.stream is not None:
+            return iter(self._streamed(start))
+        sampler = StepSampler(self.schedule, start, stop, self.rank, self.processes)
+        return iter(self._loader(self.rows, self.config.workers, batch_sampler=sampler))
+
+    def evaluation(self) -> DataLoader:
+        """Every row of the evaluation split in one process and once, in batches of the micro-batch size."""
+        keys = [Key(0, row) for row in range(self.rank, len(self.test), self.processes)]
+        return self._loader(self.test, self.config.workers, batch_size=self.schedule.micro_batch, sampler=keys)
+
+    def _streamed(self, start: int) -> DataLoader:
+        assert self.stream is not None
+        shards, readers = self.stream.num_shards, self.processes * max(self.config.workers, 1)
+        per_process = shards // self.processes if shards % self.processes == 0 else shards
+        if shards % readers and self.rank == 0:
+            warnings.warn(
+                f"{shards} shards do not divide among {self.processes} processes x {self.config.workers} workers: some "
+                "read more rows than others, and begin their next pass later.",
+                stacklevel=2,
+            )
+        seed = int(generator(self.config.seed, Stream.ORDER, start).integers(2**31))
+        stream = self.stream.shuffle(seed=seed, buffer_size=self.config.shuffle_buffer)
+        if start:
+            warnings.warn(
+                "a resumed stream starts a new pass over the data: only map-style data resume exactly.", stacklevel=2
+            )
+        rows = StreamedRows(stream, self.rows, self.rank, self.processes, start=start)
+        workers = min(self.config.workers, per_process)
+        return self._loader(rows, workers, batch_size=self.schedule.micro_batch, drop_last=True)
+
+    def _loader(self, rows: Any, workers: int, **options: Any) -> DataLoader:
+        return DataLoader(
+            rows,
+            num_workers=workers,
+            collate_fn=collate,
+            pin_memory=self.pinned,
+            worker_init_fn=leave_group,
+            **options,
+        )

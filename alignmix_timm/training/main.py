@@ -1,0 +1,112 @@
+"""What a recipe does with its options: train, evaluate a checkpoint, or a dry run."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from ..params import process_index
+from ..publishing.save import load_for_timm
+from .config import TrainConfig, parse_config
+from .signals import locked
+from .trainer import Run
+
+
+def main(
+    argv: Sequence[str] | None = None, defaults: str | Path | None = None, description: str | None = None
+) -> dict[str, float]:
+    """Read the options and run.
+
+    Args:
+        argv: Command line; default ``sys.argv[1:]``.
+        defaults: YAML file of the recipe's own options.
+        description: Shown by ``--help``.
+
+    Returns:
+        The last evaluation.
+
+    Raises:
+        SystemExit: wrong options or data, with a sentence and no traceback; or stopped by a signal, after saving.
+    """
+    config = parse_config(argv, defaults, description)
+    try:
+        return run(config)
+    except (ValueError, FloatingPointError, OSError) as error:
+        *traceback, last = str(error).strip().splitlines()
+        message = last if traceback and "worker process" in traceback[0] else str(error)
+        sys.exit(f"error in process {process_index()}: {message}" if process_index() else f"error: {message}")
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def run(config: TrainConfig) -> dict[str, float]:
+    """Train, evaluate, or both for a moment, as the options say; return the last evaluation.
+
+    Raises:
+        ValueError, FloatingPointError, OSError, SystemExit: see :class:`alignmix_timm.training.trainer.Run`.
+    """
+    config.check()
+    if config.dry_run:
+        return _dry_run(config)
+    if config.eval_only:
+        return _evaluate_only(config)
+    with locked(Path(config.output)):
+        return Run(config).fit()
+
+
+def _evaluate_only(config: TrainConfig) -> dict[str, float]:
+    loaded = Run(config)
+    result = loaded.evaluate_all()
+    if loaded.accelerator.is_main_process:
+        print(json.dumps({"checkpoint": config.eval_only, "step": loaded.step, **result}))
+    return result
+
+
+def _dry_run(config: TrainConfig) -> dict[str, float]:
+    """Two updates, an evaluation, a checkpoint; load both kinds of weights again, and compare."""
+    processes = Accelerator(mixed_precision=config.mixed_precision).num_processes
+    accumulated = 1 if config.micro_batch_size in (None, config.batch_size // processes) else 2
+    config = dataclasses.replace(
+        config,
+        output=f"{config.output}-dry-run",
+        batch_size=4 * accumulated * processes,
+        micro_batch_size=4,
+        epochs=1,
+        warmup_epochs=0,
+        workers=min(config.workers, 1),
+        pretrained=False,
+        initial_checkpoint=None,
+        eval_only=None,
+        streaming=False,
+        log_every=1,
+        resume="no",
+        trackers=[],
+        push_to_hub=None,
+        push_every=None,
+    )
+    folder = Path(config.output)
+    if process_index() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+    with locked(folder):
+        trained = Run(config)
+        trained.fit()
+        before = trained.evaluate(trained.net)
+        with torch.no_grad():
+            for parameter in trained.net.parameters():
+                parameter.zero_()
+        trained.load(folder / "last")
+        after = trained.evaluate(trained.net)
+    if before != after:
+        raise ValueError(f"the checkpoint evaluates to {after}, the model it was saved from to {before}.")
+    load_for_timm(folder / "model")
+    trained.accelerator.wait_for_everyone()
+    if trained.accelerator.is_main_process:
+        print(f"Dry run of {config.model}: two updates, evaluation, checkpoint and weights for timm work.")
+        shutil.rmtree(folder)
+    return after

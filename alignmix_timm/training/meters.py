@@ -1,0 +1,77 @@
+"""What the updates of a run measure, summed on the device until it is asked for."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..sinkhorn import Transport
+
+UNREPEATABLE = ("time", "images_per_second", "data_wait", "peak_memory_mib")  # other from run to run
+
+
+class Metrics:
+    """Means over updates: losses by mode, share of modes, accuracy, alignment, and where the time goes.
+
+    Args:
+        micro_batch: Images of a forward pass.
+
+    Attributes:
+        corrupt: Rows of images that could not be read.
+    """
+
+    def __init__(self, micro_batch: int) -> None:
+        self.micro_batch = micro_batch
+        self.corrupt: set[int] = set()
+        self._sums: dict[str, Tensor] = {}
+        self.restart_clock()
+
+    def add(self, mode: str, loss: Tensor, accuracy: Tensor | None, transport: Transport | None) -> None:
+        """Count one forward pass, without an accuracy if it did not classify; waits for nothing."""
+        values = {"loss": loss, f"loss_{mode}": loss}
+        if accuracy is not None:
+            values["mixed_acc"] = accuracy
+        if mode in ("feat", "feat_swap") and transport is not None:
+            values["marginal_error"] = transport.marginal_error.mean()
+            values["effective_correspondences"] = transport.effective_correspondences.mean()
+        for name, value in values.items():
+            pair = torch.stack([value.detach().float(), torch.ones_like(value, dtype=torch.float32)])
+            self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def take(self, accelerator: Accelerator) -> dict[str, Any]:
+        """Means over all processes since the last call; empty if there was no update. Modes agree in all processes."""
+        names, sums = sorted(self._sums), self._sums
+        self._sums = {}
+        if not names:
+            return {}
+        table = accelerator.reduce(torch.stack([sums[name] for name in names]), "sum").tolist()
+        record: dict[str, Any] = {}
+        counts = {name: count for name, (_, count) in zip(names, table, strict=True)}
+        for name, (total, count) in zip(names, table, strict=True):
+            record[name] = total / count
+            if name.startswith("loss_"):
+                record[name.replace("loss", "share", 1)] = count / counts["loss"]
+        seconds = time.perf_counter() - self._started
+        record["images_per_second"] = counts["loss"] * self.micro_batch / seconds
+        record["data_wait"] = self._waited / seconds
+        if torch.cuda.is_available():
+            record["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        if self.corrupt:
+            record["corrupt_rows"] = sorted(self.corrupt)
+        self.restart_clock()
+        return record
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent waiting for data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def restart_clock(self) -> None:
+        """Leave out the time since the last update: evaluation, or writing a checkpoint."""
+        self._started, self._waited = time.perf_counter(), 0.0

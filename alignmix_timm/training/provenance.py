@@ -1,0 +1,113 @@
+"""The provenance of the weights of a training run, from its options and its own files."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import get_pretrained_cfg
+
+from ..publishing.provenance import Base, Provenance, find_dataset, local_path, without_paths
+from .config import TrainConfig
+from .journal import read_journal
+
+_LOCAL = (  # where files of this machine are, and what does not touch the weights
+    *("data", "output", "resume", "initial_checkpoint", "trackers", "project", "workers", "log_every"),
+    *("push_to_hub", "push_every", "hub_private"),
+)
+
+
+def of_run(
+    folder: Path,
+    config: TrainConfig,
+    results: dict[str, float],
+    updates: int,
+    rows: int,
+    split: str | None,
+    mixing: str,
+) -> Provenance:
+    """The provenance of the weights of a run.
+
+    Args:
+        folder: Of the run.
+        config: Its resolved options.
+        results: The last evaluation, of the model and, with the prefix ``ema_``, of its average: that one is
+            published where there is one.
+        updates: Done so far.
+        rows: Of the training split.
+        split: Name of the evaluation split.
+        mixing: Where the model is mixed.
+    """
+    prefix = "ema_" if config.model_ema else ""
+    own = {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}
+    data = find_dataset(config.data or "synthetic images", config.data_config, config.revision)
+    data.train_rows, data.eval_rows, data.eval_split = rows, int(own["rows"]), split
+    return Provenance(
+        dataset=data,
+        results={name: value for name, value in own.items() if name != "rows"},
+        seed=config.seed,
+        mixing=mixing if aligns(config) else None,
+        epochs=config.epochs,
+        updates=updates,
+        seconds=_seconds(folder / "metrics.jsonl", config.batch_size),
+        base=_base(config),
+        options=_changed(config),
+    )
+
+
+def aligns(config: TrainConfig) -> bool:
+    """Whether features or embeddings are aligned, and mixed, at some time of a run."""
+    mixes = "alignmix" in config.mixers and config.mix_prob > 0 and config.micro_batch_size != 1  # one has no partner
+    ends_at_once = config.mix_off_epoch is not None and config.mix_off_epoch <= 0
+    features = config.aligned and bool({"feat", "feat_swap"} & set(config.modes))
+    return mixes and not ends_at_once and (features or (config.align_embedding and "embed" in config.modes))
+
+
+def _base(config: TrainConfig) -> Base | None:
+    """The weights that a run begins with, also for one that was resumed and did not load them itself."""
+    start = config.initial_checkpoint or (config.model if config.pretrained else None)
+    if start is None:
+        return None
+    if start.startswith("hf-hub:"):
+        name = start.removeprefix("hf-hub:")
+        try:
+            described, *_ = timm.models.load_model_config_from_hf(name)
+        except Exception:  # offline and not in the cache
+            described = {}
+        return Base(name.partition("@")[0], True, described.get("license"))
+    path = Path(start).resolve() if config.initial_checkpoint else local_path(start)
+    if path is not None:
+        described_at = path / "config.json"
+        described = json.loads(described_at.read_text()).get("pretrained_cfg", {}) if described_at.exists() else {}
+        return Base(path.name, license=described.get("license"))
+    known: Any = get_pretrained_cfg(start)
+    if known is None:
+        return Base(start)
+    on_hub = (known.hf_hub_id or "").rstrip("/")
+    name = f"{known.architecture}.{known.tag}" if known.tag else str(known.architecture)
+    if on_hub:
+        name = on_hub if "/" in on_hub else f"{on_hub}/{name}"
+    return Base(name, bool(on_hub), known.license)
+
+
+def _changed(config: TrainConfig) -> dict[str, Any]:
+    """Options that are not at their defaults; without those, and paths, that say where files of this machine are."""
+    defaults = asdict(TrainConfig())
+    return {
+        option.name: without_paths(getattr(config, option.name))
+        for option in fields(config)
+        if getattr(config, option.name) != defaults[option.name] and option.name not in _LOCAL
+    }
+
+
+def _seconds(journal: Path, batch_size: int) -> float | None:
+    """Time spent in updates, over all the times that the run was resumed."""
+    if not journal.exists():
+        return None
+    seconds, done = 0.0, 0
+    for record in read_journal(journal):
+        if record["kind"] == "train":
+            seconds += (record["step"] - done) * batch_size / record["images_per_second"]
+            done = record["step"]
+    return round(seconds, 1)

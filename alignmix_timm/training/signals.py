@@ -1,0 +1,81 @@
+"""Stop at a signal, all processes after the same update; and one run in a folder at a time."""
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+from ..params import process_index
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGINT, and the end of the launcher; a second SIGINT stops at once.
+
+    Processes agree without waiting for a device: each update starts a reduction over gloo, read at the next update.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+        self._launcher = os.getppid() if launched else None  # which, for one process, does not pass signals on
+        distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        self._group = dist.new_group(backend="gloo") if distributed else None
+        self._flag = torch.zeros(1, dtype=torch.int64)
+        self._work: dist.Work | None = None
+
+    def agreed(self) -> int:
+        """The signal at which to stop now, or 0. Call it once for each update, in every process."""
+        if self._launcher is not None and os.getppid() != self._launcher:
+            self.received = self.received or signal.SIGTERM
+        if self._group is None:
+            return self.received
+        stop = 0
+        if self._work is not None:
+            self._work.wait()
+            stop = int(self._flag)
+        self._flag = torch.tensor([self.received])
+        self._work = dist.all_reduce(self._flag, dist.ReduceOp.MAX, self._group, async_op=True)  # type: ignore[arg-type]
+        return stop
+
+    def close(self) -> None:
+        """Handle signals as before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == number:
+            raise KeyboardInterrupt
+        self.received = number
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run in its main process; the lock ends with the process, however it ends.
+
+    Raises:
+        ValueError: another process holds it, such as one left over from a launcher that was killed.
+    """
+    if process_index():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise ValueError(
+                f"the run in {folder} is held by process {file.read().strip() or 'unknown'}: wait for it, stop it, or "
+                "pass another --output."
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
