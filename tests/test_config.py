@@ -39,7 +39,7 @@ def test_saved_options_are_read_back(tmp_path: Path) -> None:
         ("--data a --epochs 0", "epochs must be >= 1, got 0."),
         ("--data a --mixers", "mixers must not be empty"),
         ("--data a --mixers alignmax", "invalid choice: 'alignmax'"),
-        ("--data a --modes feet", "modes must be chosen from"),
+        ("--data a --modes feet", "invalid choice: 'feet'"),
         ("--data a --epsilon -1", "epsilon must be"),
         ("--data a --opt-args lr", "--opt-args must be name=value, got 'lr'."),
         ("--data a --trackers wandbe", "trackers must be among"),

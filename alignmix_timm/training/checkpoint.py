@@ -15,15 +15,10 @@ from accelerate import Accelerator
 
 from .config import TrainConfig, read_yaml
 from .data.batches import Schedule
+from .options import names_of
 
 PROGRESS = "progress.json"
 
-_OF_A_RUN = (
-    *("output", "resume", "eval_only", "dry_run", "workers", "log_every", "trackers", "project"),
-    *("push_to_hub", "push_every", "hub_private"),
-)
-_OF_THE_MODEL = ("model", "model_args", "in_chans", "embedding", "embed_dim", "grid", "method", "decoder_width")
-_FIXED = (*_OF_THE_MODEL, "opt", "opt_args", "weight_decay", "momentum", "body_lr_scale", "layer_decay")
 _logger = logging.getLogger(__name__)
 
 _PARTIAL, _DELETED = ".partial", ".deleted"
@@ -181,7 +176,8 @@ def check_changes(config: TrainConfig, checkpoint: Path) -> None:
         ValueError: one that the checkpoint itself decides: the model, or what is in the state of its optimizer.
     """
     found = changes(config, checkpoint)
-    fixed = [name for name in found if name in (_OF_THE_MODEL if config.eval_only else _FIXED)]
+    fixed = names_of(config, "model") if config.eval_only else names_of(config, "model", "optimizer")
+    fixed = [name for name in fixed if name in found]
     if fixed:
         told = ", ".join(found[name] for name in fixed)
         raise ValueError(f"a run must go on with the options its checkpoint was made with: {told}.")
@@ -193,7 +189,8 @@ def changes(config: TrainConfig, checkpoint: Path) -> dict[str, str]:
     """Options that matter to a run and differ from those of its checkpoint: by name, both values in words."""
     saved = asdict(TrainConfig()) | read_yaml(checkpoint / "config.yaml")
     given = asdict(config)
-    changed = [name for name in given if name not in _OF_A_RUN and saved[name] != given[name]]
+    of_this_call = names_of(config, "call")
+    changed = [name for name in given if name not in of_this_call and saved[name] != given[name]]
     resolved = ("lr", "micro_batch_size")
     return {
         name: f"{name} {saved[name]!r}, got {given[name]!r}"

@@ -5,9 +5,49 @@ import difflib
 import types
 import typing
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
+
+Role = Literal["run", "source", "model", "optimizer", "call"]
+
+
+@dataclass
+class OptionGroup:
+    """Options that belong together."""
+
+    def check(self) -> None:
+        """Raise ValueError for a value outside its range."""
+
+
+def option(default: Any, text: str, role: Role = "run") -> Any:
+    """A field of a dataclass of options.
+
+    Args:
+        default: Of the field; a list or dict is copied for each instance.
+        text: Shown by ``--help``.
+        role: What it decides, and so whether it may change once there is a checkpoint: ``run``, the course of a run,
+            may, with a warning; ``source`` likewise, but as a place of this machine it is not published; ``model`` and
+            ``optimizer``, what is in the state of either, may not; ``call``, only how this call goes, may freely.
+    """
+    metadata = {"help": text, "role": role}
+    if isinstance(default, dict | list):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def names_of(options: Any, *roles: Role) -> list[str]:
+    """Names of the fields that have one of these roles."""
+    return [one.name for one in fields(options) if one.metadata["role"] in roles]
+
+
+def check_at_least(options: Any, **bounds: int) -> None:
+    """Raise ValueError for an option that is given and below its bound."""
+    for name, bound in bounds.items():
+        value = getattr(options, name)
+        if value is not None and value < bound:
+            raise ValueError(f"{name} must be >= {bound}, got {value}.")
 
 
 def argument(hint: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The provenance of the weights of a training run, from its options and its own files."""
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,7 @@ from timm.models import get_pretrained_cfg
 from ..publishing.provenance import Base, Provenance, find_dataset, local_path, without_paths
 from .config import TrainConfig
 from .journal import read_journal
-
-_LOCAL = (  # where files of this machine are, and what does not touch the weights
-    *("data", "output", "resume", "initial_checkpoint", "trackers", "project", "workers", "log_every"),
-    *("push_to_hub", "push_every", "hub_private"),
-)
+from .options import names_of
 
 
 def of_run(
@@ -93,11 +89,9 @@ def _base(config: TrainConfig) -> Base | None:
 
 def _changed(config: TrainConfig) -> dict[str, Any]:
     """Options that are not at their defaults; without those, and paths, that say where files of this machine are."""
-    defaults = asdict(TrainConfig())
+    defaults, given, local = asdict(TrainConfig()), asdict(config), names_of(config, "source", "call")
     return {
-        option.name: without_paths(getattr(config, option.name))
-        for option in fields(config)
-        if getattr(config, option.name) != defaults[option.name] and option.name not in _LOCAL
+        name: without_paths(value) for name, value in given.items() if value != defaults[name] and name not in local
     }
 
 

@@ -1,0 +1,94 @@
+"""Options of the data of a run, of the model, and of the augmentation."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .options import OptionGroup, check_at_least, option
+
+
+@dataclass
+class DataOptions(OptionGroup):
+    """What is trained and evaluated on."""
+
+    data: str = option(
+        "", "dataset on the Hub, or folder: of class folders, parquet files, or save_to_disk", role="source"
+    )
+    data_config: str | None = option(None, "configuration of the dataset, where it has several")
+    revision: str | None = option(None, "branch, tag or commit of the dataset on the Hub")
+    train_split: str = option("train", "name of the training split")
+    val_split: str | None = option(None, "evaluation split; default validation, val, valid, dev or test")
+    val_fraction: float = option(0.1, "without an evaluation split: share of the training rows held out for it")
+    image_column: str | None = option(None, "default: the first column of images")
+    label_column: str | None = option(None, "default: the first column of class labels")
+    num_classes: int | None = option(None, "default: as many as the dataset names")
+    max_train_samples: int | None = option(
+        None, "use this many training rows, drawn at random, or the first that stream"
+    )
+    max_eval_samples: int | None = option(None, "use this many evaluation rows, drawn at random")
+    streaming: bool = option(False, "read the training data in order of its shards, without downloading it first")
+    shuffle_buffer: int = option(10_000, "streaming: rows to draw from at random")
+    train_samples: int | None = option(None, "streaming: rows in an epoch; default as the dataset says")
+    skip_corrupt: bool = option(False, "replace images that cannot be read by the next row, and report them")
+    workers: int = option(4, "data workers for each process", role="call")
+
+    def check(self) -> None:
+        check_at_least(self, workers=0, max_train_samples=1, max_eval_samples=1)
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"val_fraction must be in (0, 1), got {self.val_fraction}.")
+
+
+@dataclass
+class ModelOptions(OptionGroup):
+    """What is trained."""
+
+    model: str = option("resnet50", "any name of timm.list_models()", role="model")
+    pretrained: bool = option(False, "start from timm's pretrained weights")
+    initial_checkpoint: str | None = option(
+        None, "start from hf-hub:USER/NAME, a folder saved for timm, or a file of weights", role="source"
+    )
+    img_size: int | None = option(None, "height and width of the images; default as the model was built for")
+    in_chans: int = option(3, "channels of the images: 3, or 1 for grey", role="model")
+    drop: float | None = option(None, "dropout before the classifier")
+    drop_path: float | None = option(None, "stochastic depth")
+    model_args: dict[str, Any] = option({}, "more arguments of timm.create_model, as name=value", role="model")
+    embedding: Literal["none", "flatten", "tensor"] = option(
+        "none",
+        "put the paper's encoder on the model: fully-connected on the flattened map, or a tensor by convolution",
+        role="model",
+    )
+    embed_dim: int = option(512, "embedding: its size", role="model")
+    grid: int = option(4, "embedding: average larger maps down to grid x grid", role="model")
+
+    def check(self) -> None:
+        check_at_least(self, embed_dim=1, grid=1)
+        if self.in_chans not in (1, 3):
+            raise ValueError(f"in_chans must be 1 or 3, got {self.in_chans}.")
+
+
+@dataclass
+class AugmentationOptions(OptionGroup):
+    """How images are read and augmented."""
+
+    train_crop: Literal["rrc", "pad", "resize"] = option(
+        "rrc", "random resized crop; crop of the padded image (CIFAR); random crop of the resized image (8/7 its size)"
+    )
+    scale: list[float] = option([0.08, 1.0], "rrc: range of the area")
+    ratio: list[float] = option([0.75, 1.3333], "rrc: range of the aspect ratio")
+    hflip: float = option(0.5, "probability of a horizontal flip")
+    vflip: float = option(0.0, "probability of a vertical flip")
+    color_jitter: float = option(0.0, "colour jitter")
+    aa: str | None = option(None, "timm's automatic augmentation, such as rand-m7-mstd0.5-inc1")
+    reprob: float = option(0.0, "probability of random erasing")
+    crop_pct: float | None = option(None, "evaluation: cropped share of the image; default the model's")
+    crop_mode: Literal["center", "squash", "border"] | None = option(
+        None,
+        "evaluation: crop at the centre; whole image, its sides scaled apart; or with a border; default the model's",
+    )
+    interpolation: str | None = option(None, "default the model's")
+    mean: list[float] | None = option(None, "of each channel; default the model's")
+    std: list[float] | None = option(None, "of each channel; default the model's")
+
+    def check(self) -> None:
+        for name in ("scale", "ratio"):
+            if len(getattr(self, name)) != 2:
+                raise ValueError(f"{name} must be two numbers, got {getattr(self, name)}.")

@@ -1,0 +1,149 @@
+"""Options of the mixing, of the optimisation, and of the run itself."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..params import MODES, Mode, check_draw_options, check_no_clean
+from ..publishing.repo_id import check_name
+from ..sinkhorn import check_options
+from ..targets import check_smoothing
+from .options import OptionGroup, check_at_least, nearest, option
+
+Mixer = Literal["alignmix", "mixup", "cutmix", "none"]
+Method = Literal["alignmix", "alignmix_ae", "alignmix_vae"]
+
+TRACKERS = ("tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
+
+
+@dataclass
+class MixingOptions(OptionGroup):
+    """What is mixed, where and how; the loss."""
+
+    method: Method = option(
+        "alignmix",
+        "with an autoencoder, one more case beside the modes reconstructs clean images, whatever mix_prob",
+        role="model",
+    )
+    mixers: list[Mixer] = option(["alignmix"], "one is drawn for each optimizer step; mixup and cutmix are timm's")
+    mix_prob: float = option(1.0, "probability that a step mixes at all")
+    mix_off_epoch: int | None = option(None, "mix no more from this epoch on")
+    modes: list[Mode] = option(list(MODES), "AlignMix: modes to draw from; clean alone trains a plain autoencoder")
+    alpha: float = option(2.0, "AlignMix: lam ~ Beta(alpha, alpha)")
+    per_example: bool = option(True, "AlignMix: one lam for each example, or one for the batch")
+    mixup_alpha: float = option(0.8, "timm's mixup")
+    cutmix_alpha: float = option(1.0, "timm's CutMix")
+    feature_module: str | None = option(None, "AlignMix: module to mix at; default the automatic choice")
+    aligned: bool = option(True, "AlignMix: align the features before mixing them")
+    align_embedding: bool = option(False, "AlignMix: align the embedding, if it is a tensor")
+    epsilon: float = option(0.02, "AlignMix: entropic regularisation")
+    num_iters: int = option(20, "AlignMix: Sinkhorn iterations")
+    cost_scale: Literal["mean", "raw"] = option("mean", "AlignMix: costs relative to their mean, or as they are")
+    align_size: int | None = option(None, "AlignMix: align at this coarser resolution")
+    max_positions: int = option(196, "AlignMix: align larger maps in blocks")
+    smoothing: float = option(0.0, "label smoothing")
+    reconstruction_weight: float = option(
+        1.0, "autoencoder: factor of the squared error, mean over pixels and channels in [-1, 1]"
+    )
+    kl_weight: float | None = option(None, "alignmix_vae: share of the divergence; default 1 / (C * H * W)")
+    decoder_width: int = option(128, "autoencoder: channels of the decoder", role="model")
+    loss: Literal["ce", "bce"] = option("ce", "cross-entropy, or timm's binary cross-entropy")
+    bce_target_thresh: float | None = option(None, "bce: targets above this count as 1")
+
+    def check(self) -> None:
+        check_at_least(self, decoder_width=1)
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}. To leave it out, see --mixers.")
+        for name in ("reconstruction_weight", "kl_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {value}.")
+        if self.method == "alignmix":
+            check_no_clean(self.modes)
+        if not self.mixers:
+            raise ValueError("mixers must not be empty: use 'none' to train without mixing.")
+        check_draw_options(self.alpha, self.modes, None, self.mix_prob)
+        check_options(self.epsilon, self.num_iters, self.cost_scale)
+        check_smoothing(self.smoothing)
+
+
+@dataclass
+class OptimizationOptions(OptionGroup):
+    """How the weights are optimised. Everything counts optimizer steps, never micro-batches or processes."""
+
+    epochs: int = option(100, "epochs; the last, incomplete batch of an epoch is dropped")
+    batch_size: int = option(256, "images for each optimizer step, over all processes")
+    micro_batch_size: int | None = option(None, "images for each forward pass; default batch_size / processes")
+    opt: str = option("sgd", "optimizer, by its name in timm", role="optimizer")
+    opt_args: dict[str, Any] = option({}, "more arguments of the optimizer, as name=value", role="optimizer")
+    lr: float | None = option(None, "learning rate; default lr_base * batch_size / lr_base_size")
+    lr_base: float = option(0.1, "learning rate at lr_base_size")
+    lr_base_size: int = option(256, "see lr; the only rule by which it scales, for every optimizer")
+    body_lr_scale: float = option(1.0, "learning rate of all but the classifier, relative to lr", role="optimizer")
+    weight_decay: float = option(1e-4, "weight decay; not for biases and norms", role="optimizer")
+    momentum: float = option(0.9, "momentum", role="optimizer")
+    layer_decay: float | None = option(None, "learning rate decay from layer to layer", role="optimizer")
+    sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = option(
+        "cosine", "timm's schedule; none: constant, without warm-up"
+    )
+    warmup_epochs: int = option(0, "epochs of linear warm-up")
+    warmup_lr: float = option(1e-5, "learning rate at the start of the warm-up")
+    min_lr: float = option(0.0, "learning rate at the end")
+    decay_epochs: float = option(30, "step: epochs between decays")
+    decay_milestones: list[int] = option([30, 60, 90], "multistep: epochs of the decays")
+    decay_rate: float = option(0.1, "step, multistep: factor of each decay; poly: the power")
+    clip_grad: float | None = option(None, "clip gradients at this value")
+    clip_mode: Literal["norm", "value", "agc"] = option("norm", "how to clip gradients")
+    model_ema: bool = option(False, "keep and evaluate an exponential moving average of the weights")
+    model_ema_decay: float = option(0.9998, "its decay")
+    model_ema_warmup: bool = option(False, "let the decay grow at the start")
+    sync_bn: bool = option(False, "batch-norm statistics over all processes (GPUs only)")
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = option(None, "default: as accelerate launch says")
+    channels_last: bool = option(False, "channels_last memory format")
+    grad_checkpointing: bool = option(False, "recompute activations in the backward pass")
+    compile: bool = option(False, "compile the network")
+    seed: int = option(0, "everything random follows from it")
+
+    def check(self) -> None:
+        check_at_least(self, epochs=1, batch_size=1, micro_batch_size=1, seed=0)
+
+
+@dataclass
+class RunOptions(OptionGroup):
+    """Where a run goes, how it is watched, saved, continued and published."""
+
+    output: str = option("run", "folder of the run", role="call")
+    resume: str = option(
+        "no", "no; auto: go on with the run in the output folder, if there is one; or a checkpoint", role="call"
+    )
+    checkpoint_every: int | None = option(None, "steps between checkpoints; there is always one at an evaluation")
+    keep_checkpoints: int = option(2, "checkpoints to keep, besides the best")
+    eval_every: int = option(1, "epochs between evaluations")
+    eval_only: str | None = option(None, "evaluate this checkpoint, with the options it was trained with", role="call")
+    log_every: int = option(50, "steps between lines of metrics", role="call")
+    trackers: list[str] = option([], f"also log to {', '.join(TRACKERS)}", role="call")
+    project: str = option("alignmix", "name of the project in the trackers", role="call")
+    push_to_hub: str | None = option(
+        None, "publish the model at the end, as USER/NAME on the Hugging Face Hub", role="call"
+    )
+    push_every: int | None = option(None, "publish it every so many epochs, too, in the background", role="call")
+    hub_private: bool = option(False, "only you can see a repository that is made for it", role="call")
+    dry_run: bool = option(
+        False, "two steps on synthetic images, evaluate, save, load again: offline, on anything", role="call"
+    )
+
+    def check(self) -> None:
+        check_at_least(self, log_every=1, eval_every=1, keep_checkpoints=1, checkpoint_every=1, push_every=1)
+        unknown = [tracker for tracker in self.trackers if tracker not in TRACKERS]
+        if unknown:
+            raise ValueError(f"trackers must be among {TRACKERS}, got {unknown}.{nearest(unknown[0], TRACKERS)}")
+        if self.push_to_hub is not None:
+            check_name(self.push_to_hub)
+        elif self.push_every is not None:
+            raise ValueError("push_every needs push_to_hub: pass --push-to-hub USER/NAME.")
+        if self.push_every is not None and self.push_every % self.eval_every:
+            raise ValueError(
+                f"push_every must be a multiple of eval_every, for a card with results: got {self.push_every}, "
+                f"and {self.eval_every}."
+            )
