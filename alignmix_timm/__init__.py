@@ -1,13 +1,16 @@
 """AlignMix for timm and Hugging Face: mixup of images whose feature maps were aligned by optimal transport."""
 
-from . import networks
+from . import mixers, networks
+from .alignment import Alignment
 from .attaching import attach, detach
 from .collate import AlignMixCollator
+from .dropin import AlignMix
 from .functional import align, alignmix, mix, mix_targets
 from .hooks import MixingHooks
-from .model import AlignMix, AlignMixModel, AlignMixOutput
+from .model import AlignMixModel
 from .networks.autoencoder import Autoencoder
 from .networks.encoder import Encoder
+from .output import AlignMixOutput
 from .params import MODES, MixParams, Mode, draw
 from .points import MixingPoint, choose_point, describe_points
 from .publishing.save import save_for_timm
@@ -22,6 +25,7 @@ __all__ = [
     "AlignMixCollator",
     "AlignMixModel",
     "AlignMixOutput",
+    "Alignment",
     "Autoencoder",
     "Encoder",
     "MixParams",
@@ -39,6 +43,7 @@ __all__ = [
     "draw",
     "mix",
     "mix_targets",
+    "mixers",
     "networks",
     "push_to_hub",
     "save_for_timm",

@@ -1,4 +1,4 @@
-"""Alignment at a coarser resolution than the map: the plan on averages of blocks, applied to whole blocks.
+"""How maps are aligned: the options of alignment, and alignment at a coarser resolution than the map.
 
 The cost of alignment grows with the square of the number of positions. On large maps, and where the paper's coarser
 alignment is asked for, positions are averaged over square blocks, blocks are matched, and each block moves with its
@@ -6,12 +6,77 @@ inner arrangement: position (block i, offset o) receives ``sum_j R[i, j] y[block
 constant within blocks this is the full plan.
 """
 
+from dataclasses import dataclass
+from typing import TypedDict
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from .functional import align
+from .sinkhorn import EPSILON, NUM_ITERS, CostScale, Transport, assign, check_options
 
 Grid = tuple[int, int]  # height and width
+
+
+class AlignmentOptions(TypedDict, total=False):
+    """The fields of :class:`Alignment`, where a function takes them as keywords."""
+
+    epsilon: float
+    num_iters: int
+    cost_scale: CostScale
+    align_size: int | None
+    max_positions: int
+    aligned: bool
+    align_embedding: bool
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """The options of alignment, with their defaults.
+
+    Args:
+        epsilon, num_iters, cost_scale: See :func:`alignmix_timm.assign`.
+        align_size: Align at a coarser resolution, of at most this many blocks along each side; None is the map's own.
+        max_positions: Maps of more positions are aligned in as many blocks at most, >= 4.
+        aligned: False mixes features position by position, whatever a batch was drawn for.
+        align_embedding: Align the embedding as well, where it is a tensor: see :class:`alignmix_timm.Encoder`.
+
+    Raises:
+        ValueError: an option outside its range.
+    """
+
+    epsilon: float = EPSILON
+    num_iters: int = NUM_ITERS
+    cost_scale: CostScale = "mean"
+    align_size: int | None = None
+    max_positions: int = 196
+    aligned: bool = True
+    align_embedding: bool = False
+
+    def __post_init__(self) -> None:
+        check_options(self.epsilon, self.num_iters, self.cost_scale)
+
+    def transport(self, x: Tensor, y: Tensor) -> Transport:
+        """Solve for tokens x [B, N, D] and y [B, M, D], whatever the size of their maps."""
+        return assign(x, y, self.epsilon, self.num_iters, self.cost_scale)
+
+    def block(self, grid: Grid) -> int:
+        """Side of the blocks in which a map is aligned; ValueError where the options do not fit it."""
+        return block_size(grid, self.max_positions, self.align_size)
+
+    def move(self, tokens: Tensor, partners: Tensor, grid: Grid) -> tuple[Tensor, Transport]:
+        """Move the partners' tokens to the positions of the tokens that they correspond to (AlignMix eq. 10).
+
+        Args:
+            tokens, partners: Of maps of this height and width, [B, H*W, D].
+            grid: H and W.
+
+        Returns:
+            Moved tokens [B, H*W, D], and the transport of the blocks.
+        """
+        block = self.block(grid)
+        transport = self.transport(pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block))
+        return align_blocks(partners, transport.assignment, grid, block), transport
 
 
 def block_size(grid: Grid, max_positions: int, align_size: int | None = None) -> int:

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 from typing_extensions import Unpack
 
-from .params import DrawOptions, MixParams, check_draw_options, draw, process_index
+from .mixers import Mixer, drawn_by
+from .params import DrawOptions, MixParams, Place, process_index
 from .targets import check_labels
 
 _IMAGE_COLUMNS = ("pixel_values", "image", "img")
@@ -28,10 +29,11 @@ class AlignMixCollator:
         num_classes: If given, class-index labels outside [0, num_classes) are an error here, in the data worker.
         image_column: Name of the images in an example; default the first of pixel_values, image, img.
         label_column: Name of the labels; default the first of labels, label.
+        mixer: How batches are mixed, the same as the model's; default AlignMix with the options below.
         **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`.
 
     Raises:
-        ValueError: an option outside its range.
+        ValueError: an option outside its range, or one for drawing beside a mixer.
     """
 
     def __init__(
@@ -40,10 +42,11 @@ class AlignMixCollator:
         num_classes: int | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
+        mixer: Mixer | None = None,
         **options: Unpack[DrawOptions],
     ) -> None:
-        check_draw_options(**options)
-        self.seed, self.num_classes, self.options = seed, num_classes, options
+        self.mixer = drawn_by(mixer, options)
+        self.seed, self.num_classes = seed, num_classes
         self.image_column, self.label_column = image_column, label_column
         self.process_index = process_index()
         # In shared memory, one count for each worker: workers may be started anew for every epoch.
@@ -74,7 +77,7 @@ class AlignMixCollator:
             if self.num_classes is not None and self.num_classes > 1 and collated.ndim == 1:
                 check_labels(collated, self.num_classes)
             batch["labels"] = collated
-        batch["mix"] = draw(len(images), self.seed, self._next_step(), self.process_index, **self.options)
+        batch["mix"] = self.mixer.draw(len(images), Place(self.seed, self._next_step(), self.process_index))
         return batch
 
     def _columns(self, examples: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -8,7 +8,7 @@ first argument: ``lam * first + (1 - lam) * second``.
 import torch
 from torch import Tensor
 
-from .sinkhorn import CostScale, assign
+from .sinkhorn import EPSILON, NUM_ITERS, CostScale, assign
 
 
 def mix(first: Tensor, second: Tensor, lam: Tensor | float) -> Tensor:
@@ -67,8 +67,8 @@ def alignmix(
     x: Tensor,
     y: Tensor,
     lam: Tensor | float,
-    epsilon: float = 0.02,
-    num_iters: int = 20,
+    epsilon: float = EPSILON,
+    num_iters: int = NUM_ITERS,
     cost_scale: CostScale = "mean",
 ) -> Tensor:
     """Align ``y`` to ``x`` and interpolate (AlignMix eq. 12; Algorithm 1, lines 21 to 26).

@@ -4,19 +4,22 @@ The model keeps its class, its state_dict keys and its eval output. What to mix 
 before the forward pass (``arm``); the hooks draw nothing and never wait for the device.
 """
 
+import functools
 import logging
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .alignment import align_blocks, block_size, pool_blocks
+from .alignment import Alignment, AlignmentOptions
 from .functional import align, mix
 from .params import MixParams
 from .points import MixingPoint, built_for, choose_point
 from .points.layout import Layout, mix_maps
-from .sinkhorn import CostScale, Transport, assign
+from .points.stages import stage_module
+from .sinkhorn import Transport
 
 _logger = logging.getLogger(__name__)
 
@@ -28,24 +31,19 @@ _DISARMED: dict[str, Any] = dict(
     expecting=False,  # a training forward pass without them is an error
     pending=False,  # features or embeddings are to be mixed, and have not been
     action="none",  # none, embed or feat
+    layer=None,  # where features are mixed; None is the mixing point
+    aligned=True,
     lam=None,
     perm=None,
     transport=None,
 )
 
 
-class AttachOptions(TypedDict, total=False):
+class AttachOptions(AlignmentOptions, total=False):
     """The keyword options of :func:`alignmix_timm.attach`, where a class takes them to pass them on."""
 
     feature_module: str | int | None
     input_size: ImageSize | None
-    epsilon: float
-    num_iters: int
-    cost_scale: CostScale
-    align_size: int | None
-    max_positions: int
-    aligned: bool
-    align_embedding: bool
 
 
 class MixingHooks:
@@ -55,23 +53,36 @@ class MixingHooks:
 
     Attributes:
         point: Where the model is mixed.
+        alignment: How features are aligned there.
         transport: The transport of the last batch that was aligned, for logging; None before.
     """
 
     point: MixingPoint
     action: str
     pending: bool
+    layer: str | int | None
+    aligned: bool
     lam: Tensor | None
     perm: Tensor | None
     transport: Transport | None
 
-    def __init__(self, model: nn.Module, root: nn.Module, options: AttachOptions) -> None:
-        self.model, self.root, self.options = model, root, options
-        self._points: dict[ImageSize, MixingPoint] = {}
+    def __init__(
+        self,
+        model: nn.Module,
+        root: nn.Module,
+        alignment: Alignment,
+        feature_module: str | int | None = None,
+        input_size: ImageSize | None = None,
+        layers: Sequence[str | int] = (),
+    ) -> None:
+        self.model, self.root, self.alignment = model, root, alignment
+        self._feature_module = feature_module
+        self._layers = {layer: stage_module(model, layer) if isinstance(layer, int) else layer for layer in layers}
+        self._points: dict[tuple[ImageSize, str | int | None], MixingPoint] = {}
         self._hooked: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self.disarm()
-        self._place(options["input_size"] or built_for(model))
+        self._place(input_size or built_for(model))
 
     def arm(self, params: MixParams, image_size: ImageSize) -> None:
         """Set what the next training forward pass mixes.
@@ -82,13 +93,22 @@ class MixingHooks:
 
         Raises:
             RuntimeError, FloatingPointError: as :meth:`check`, for the previous batch.
-            ValueError: no usable mixing point at this image size, or ``align_size`` is larger than its map.
+            ValueError: no usable mixing point at this image size, or ``align_size`` is larger than its map; a layer
+                that is not hooked.
         """
         self.check()
         if image_size != self.point.input_size:
             self._place(image_size)
-        self.pending = params.mode in ("embed", "feat", "feat_swap")
-        self.action = params.mode.removesuffix("_swap") if self.pending else "none"
+        self.action = "feat" if params.mixes_features else "embed" if params.mode == "embed" else "none"
+        self.pending = self.action != "none"
+        self.layer = params.layer if params.mixes_features else None
+        if self.layer is not None and self.layer not in self._layers:
+            self.disarm()
+            raise ValueError(
+                f"layer must be one that was hooked, {list(self._layers)}, got {params.layer!r}. Give the model "
+                "the mixer that draws its batches."
+            )
+        self.aligned = params.aligned and self.alignment.aligned
         self.lam, self.perm = params.lam, params.perm
         self.armed = self.expecting = True
 
@@ -106,7 +126,7 @@ class MixingHooks:
         """
         if self.pending:
             self.pending = False
-            module = self.point.feature_module if self.action == "feat" else self.point.classifiers[0]
+            module = self._armed_module()
             raise RuntimeError(
                 f"the batch was to be mixed in mode {self.action!r}, but the hook on {module!r} did not run. Was the "
                 "model in eval mode, compiled and called before AlignMix was attached, or another than the attached?"
@@ -126,35 +146,58 @@ class MixingHooks:
         self._hooked = ()
         self.disarm()
 
+    def _armed_module(self) -> str:
+        """Name of the module whose hook mixes the batch."""
+        if self.action == "embed":
+            return self.point.classifiers[0]
+        return self.point.feature_module if self.layer is None else self._layers[self.layer]
+
     def _place(self, image_size: ImageSize) -> None:
-        """Hook the modules of the point for this image size; hooks that are there already stay."""
-        if image_size not in self._points:
-            self._points[image_size] = choose_point(self.model, image_size, self.options["feature_module"])
-            _logger.info("AlignMix mixes %s at images of %s.", self._points[image_size], image_size)
-        point = self._points[image_size]
-        if self.options["align_embedding"] and point.embedding_size in (None, (1, 1)):
+        """Hook the modules of the point for this image size, and those of the layers; hooks there already stay."""
+        point = self._point(image_size, None, self._feature_module)
+        if self.alignment.align_embedding and point.embedding_size in (None, (1, 1)):
             raise ValueError(
                 "align_embedding needs an embedding with positions: an Encoder with embedding='tensor' and a grid of "
                 f"at least 4. That of {type(self.model).__name__} has none."
             )
-        block = block_size(point.map_size, self.options["max_positions"], self.options["align_size"])
+        self.alignment.block(point.map_size)
+        for layer, name in self._layers.items():
+            self._point(image_size, layer, name)
         if self._hooked != point.modules:
             while self._handles:
                 self._handles.pop().remove()
+            for layer, name in self._layers.items():
+                hook = functools.partial(self._after_layer, layer)
+                self._handles.append(self.model.get_submodule(name).register_forward_hook(hook))
             feature_module = self.model.get_submodule(point.feature_module)
             self._handles.append(feature_module.register_forward_hook(self._after_features))
             for name in point.classifiers:
                 classifier = self.model.get_submodule(name)
                 self._handles.append(classifier.register_forward_pre_hook(self._before_classifier))
             self._hooked = point.modules
-        self.point, self._block = point, block
+        self.point = point
+
+    def _point(self, image_size: ImageSize, layer: str | int | None, module: str | int | None) -> MixingPoint:
+        """The mixing point, or that of a layer, at this image size."""
+        if (image_size, layer) not in self._points:
+            point = choose_point(self.model, image_size, module)
+            self._points[image_size, layer] = point
+            _logger.info("AlignMix mixes %s at images of %s.", point, image_size)
+        return self._points[image_size, layer]
 
     def _after_features(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self.root.training:
             return None
         self._take_parameters()
-        if self.action != "feat":
+        return self._mixed(output) if self.action == "feat" and self.layer is None else None
+
+    def _after_layer(self, layer: str | int, module: nn.Module, args: Any, output: Any) -> Any:
+        if not self.root.training or self.action != "feat" or self.layer != layer:
             return None
+        return self._mixed(output)
+
+    def _mixed(self, output: Any) -> Any:
+        """The output of the armed module, its features mixed."""
         self.pending = False
         if isinstance(output, tuple):
             return (self._mix_features(output[0]), *output[1:])
@@ -168,35 +211,33 @@ class MixingHooks:
 
     def _mix_features(self, feats: Tensor) -> Tensor:
         perm, lam = self._parameters_for(feats)
-        return mix_maps(self.point.layout, feats, feats[perm], lam, self._align)
+        point = self.point if self.layer is None else self._points[self.point.input_size, self.layer]
+        move = functools.partial(self._align, point)
+        return mix_maps(point.layout, feats, feats[perm], lam, move)
 
     def _mix_embedding(self, embedding: Tensor) -> Tensor:
         perm, lam = self._parameters_for(embedding)
-        if not self.options["align_embedding"]:
+        if not self.alignment.align_embedding:
             return mix(embedding, embedding[perm], lam)
         return mix_maps(Layout("NCHW"), embedding, embedding[perm], lam, self._align_embedding)
 
-    def _align(self, tokens: Tensor, partners: Tensor) -> Tensor:
-        """Move the partners' tokens to where the tokens have theirs; leave them if ``aligned`` is off."""
-        grid, block = self.point.map_size, self._block
-        if tokens.shape[1] != grid[0] * grid[1]:
+    def _align(self, point: MixingPoint, tokens: Tensor, partners: Tensor) -> Tensor:
+        """Move the partners' tokens to where the tokens have theirs; leave them if the batch is not aligned."""
+        height, width = point.map_size
+        if tokens.shape[1] != height * width:
             raise RuntimeError(
-                f"armed for images of {self.point.input_size}, with a map of {grid[0]} x {grid[1]} at "
-                f"{self.point.feature_module!r}; the model got images with one of {tokens.shape[1]} positions."
+                f"armed for images of {point.input_size}, with a map of {height} x {width} at "
+                f"{point.feature_module!r}; the model got images with one of {tokens.shape[1]} positions."
             )
-        if not self.options["aligned"]:
+        if not self.aligned:
             self.transport = None
             return partners
-        assignment = self._assignment(pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block))
-        return align_blocks(partners, assignment, grid, block)
+        moved, self.transport = self.alignment.move(tokens, partners, point.map_size)
+        return moved
 
     def _align_embedding(self, tokens: Tensor, partners: Tensor) -> Tensor:
-        return align(partners, self._assignment(tokens, partners))
-
-    def _assignment(self, tokens: Tensor, partners: Tensor) -> Tensor:
-        options = self.options
-        self.transport = assign(tokens, partners, options["epsilon"], options["num_iters"], options["cost_scale"])
-        return self.transport.assignment
+        self.transport = self.alignment.transport(tokens, partners)
+        return align(partners, self.transport.assignment)
 
     def _parameters_for(self, items: Tensor) -> tuple[Tensor, Tensor]:
         if self.perm is None or self.lam is None or self.perm.shape[0] != items.shape[0]:

@@ -6,9 +6,9 @@ checkpoint is the step.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypedDict, get_args
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
 import torch
@@ -18,6 +18,21 @@ from .seeds import Stream, generator
 
 Mode = Literal["none", "input", "embed", "feat", "feat_swap", "clean"]
 MODES: tuple[Mode, ...] = ("input", "embed", "feat", "feat_swap")  # the paper's four, drawn uniformly
+FEATURE_MODES = ("feat", "feat_swap")
+
+
+class Place(NamedTuple):
+    """The place of a batch in a run: what it draws follows from it alone.
+
+    Attributes:
+        seed: Seed of the run, >= 0.
+        step: Number of the training step, >= 0.
+        micro: Index of this micro-batch within the global batch of the step, >= 0.
+    """
+
+    seed: int
+    step: int
+    micro: int = 0
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,11 @@ class MixParams:
             autoencoder. ``feat_swap`` was already rewritten (see :func:`draw`): it is applied exactly as ``feat``.
         lam: Share of the example itself, in [0, 1], [B] fp32.
         perm: Partner of each example, [B] int64.
+        mixer: Name of the mixer that drew them, and that will mix by them.
+        aligned: Whether features, where they are mixed, are aligned first; if not, they are mixed in place.
+        layer: Where features are mixed, as a layer of :class:`alignmix_timm.mixers.ManifoldMixup`; None is the mixing
+            point.
+        extra: What else this mixer drew, [B, ...] each.
 
     Raises:
         ValueError: an unknown mode.
@@ -37,6 +57,10 @@ class MixParams:
     mode: Mode
     lam: Tensor
     perm: Tensor
+    mixer: str = "alignmix"
+    aligned: bool = True
+    layer: str | int | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -45,14 +69,40 @@ class MixParams:
     def __len__(self) -> int:
         return self.perm.shape[0]
 
+    @property
+    def mixes_features(self) -> bool:
+        """Whether a feature map is mixed."""
+        return self.mode in FEATURE_MODES
+
+    @property
+    def label(self) -> str:
+        """What is done, in a word, for metrics and counts: a mode of AlignMix, or the name of another mixer."""
+        if self.mode in ("none", "clean") or self.mixer == "alignmix":
+            return self.mode
+        return self.mixer if self.mode == "input" and self.layer is None else f"{self.mixer}_{self.layer or self.mode}"
+
     def to(self, device: torch.device | str | int, non_blocking: bool = False) -> "MixParams":
         """Move to a device."""
-        lam, perm = (tensor.to(device, non_blocking=non_blocking) for tensor in (self.lam, self.perm))
-        return replace(self, lam=lam, perm=perm)
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "MixParams":
         """Copy to page-locked memory; ``DataLoader(pin_memory=True)`` calls it."""
-        return replace(self, lam=self.lam.pin_memory(), perm=self.perm.pin_memory())
+        return self._each(Tensor.pin_memory)
+
+    def beside(self, images: Tensor) -> "MixParams":
+        """Move to the device of a batch, without waiting for it."""
+        if images.device.type == "cuda" and self.lam.device.type == "cpu":
+            return self.pin_memory().to(images.device, non_blocking=True)
+        return self.to(images.device)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "MixParams":
+        extra = {name: change(value) for name, value in self.extra.items()}
+        return replace(self, lam=change(self.lam), perm=change(self.perm), extra=extra)
+
+
+def unmixed(batch_size: int, mode: Mode = "none") -> MixParams:
+    """Parameters that leave a batch as it is."""
+    return MixParams(mode, torch.ones(batch_size), torch.arange(batch_size))
 
 
 class DrawOptions(TypedDict, total=False):
@@ -109,8 +159,7 @@ def draw(
             raise ValueError(f"{name} must be >= {least}, got {value}.")
     mode = _draw_mode(generator(seed, Stream.MODE, step), modes, weights, prob)
     if mode in ("none", "clean") or batch_size == 1:
-        alone: Mode = "clean" if mode == "clean" else "none"
-        return MixParams(alone, torch.ones(batch_size), torch.arange(batch_size))
+        return unmixed(batch_size, "clean" if mode == "clean" else "none")
     rng = generator(seed, Stream.PAIR, step, micro)
     lam = rng.beta(alpha, alpha, batch_size if per_example else 1).astype(np.float32)
     lam = np.broadcast_to(lam, batch_size)

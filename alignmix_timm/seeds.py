@@ -19,9 +19,10 @@ class Stream(IntEnum):
     AUGMENT = 3  # epoch, row
     NETWORK = 4  # step, micro-batch: dropout, stochastic depth
     MIXER = 5  # step
-    TIMM_MIXUP = 6  # step, micro-batch
+    REGION = 6  # step, micro-batch: where images are cut
     INIT = 7  # weights of a new model
     SPLIT = 8  # rows held out or left out
+    LAYER = 10  # step: where features are mixed
     SHOW = 9  # pairs of held-out images to look at
 
 

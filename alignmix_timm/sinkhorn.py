@@ -17,6 +17,8 @@ from torch import Tensor
 
 CostScale = Literal["mean", "raw"]
 
+EPSILON, NUM_ITERS = 0.02, 20  # the defaults
+
 _TINY = 1e-30  # keeps the scale of all-zero costs from dividing by 0
 _START = 0.125  # epsilon is lowered from this share of the mean cost, in even steps of its logarithm
 _STAGE = 5  # iterations a stage; each stage rebuilds the kernel exp(-cost/epsilon) in log domain
@@ -55,8 +57,8 @@ class Transport:
 def assign(
     x: Tensor,
     y: Tensor,
-    epsilon: float = 0.02,
-    num_iters: int = 20,
+    epsilon: float = EPSILON,
+    num_iters: int = NUM_ITERS,
     cost_scale: CostScale = "mean",
 ) -> Transport:
     """Find the tokens of ``y`` that correspond to each token of ``x`` (AlignMix eq. 7 to 9; Algorithm 1, 21 to 23).
@@ -87,9 +89,9 @@ def assign(
 def check_options(epsilon: float, num_iters: int, cost_scale: str) -> None:
     """Raise ValueError for options that ``assign`` cannot take."""
     if not epsilon > 0:
-        raise ValueError(f"epsilon must be > 0, got {epsilon}. The default is 0.02; the paper's, for raw costs, 0.1.")
+        raise ValueError(f"epsilon must be > 0, got {epsilon}. Default {EPSILON}; the paper's, for raw costs, 0.1.")
     if num_iters < 1:
-        raise ValueError(f"num_iters must be >= 1, got {num_iters}. The default is 20.")
+        raise ValueError(f"num_iters must be >= 1, got {num_iters}. The default is {NUM_ITERS}.")
     if cost_scale not in get_args(CostScale):
         raise ValueError(f"cost_scale must be one of {get_args(CostScale)}, got {cost_scale!r}.")
 

@@ -1,8 +1,10 @@
 """Labels of any kind as dense targets."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def dense_targets(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> Tensor:
@@ -36,6 +38,14 @@ def check_smoothing(smoothing: float) -> None:
     """Raise ValueError for label smoothing outside [0, 1)."""
     if not 0 <= smoothing < 1:
         raise ValueError(f"label_smoothing must be in [0, 1), got {smoothing}.")
+
+
+def check_num_classes(model: nn.Module, given: int | None) -> int:
+    """The number of classes that was given, or that of the model; ValueError if there is none."""
+    found: Any = getattr(model, "num_classes", None) if given is None else given
+    if not isinstance(found, int) or found < 1:
+        raise ValueError(f"num_classes must be >= 1, got {found}. Create the model with num_classes=..., or pass it.")
+    return found
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

@@ -53,7 +53,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     run = Run()
     times: dict[str, list[float]] = {"mixup 0.2": [], "alignmix": []}
     with patched(run):
-        run.take_arguments(argparse.Namespace(mixup=Requested(), seed=0))
+        run.take_arguments(argparse.Namespace(mixup=Requested("alignmix"), seed=0))
         loops["alignmix"] = training(args, folder, mixup_alpha=1.0)
         next(loops["alignmix"])
         for block in range(args.blocks + 1):

@@ -24,8 +24,9 @@ from PIL import Image
 from timm.data import create_dataset, create_loader
 
 from alignmix_timm import MODES
+from alignmix_timm.mixers import Mixer
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.mixing import Mixing
+from alignmix_timm.training.mixing import build_mixer
 from alignmix_timm.training.trainer import Run
 
 
@@ -63,14 +64,13 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     engine.start()
     batches = engine.loaders.train(0, engine.total)
     step_of_timm = timm_loop(config, engine)
-    variants: dict[str, tuple[Mixing, Callable[[], None]]] = {"timm": (engine.mixing, lambda: next(step_of_timm))}
+    variants: dict[str, tuple[Mixer, Callable[[], None]]] = {"timm": (engine.mixer, lambda: next(step_of_timm))}
     for mode in ("none", *MODES):
         options = dict(mixers=["none"]) if mode == "none" else dict(mixers=["alignmix"], modes=[mode])
-        mixing = Mixing(replace(config, **options), engine.schedule.updates_per_epoch, len(engine.splits.names))
-        variants[mode] = mixing, lambda: engine.update(batches)
+        variants[mode] = build_mixer(replace(config, **options)), lambda: engine.update(batches)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for block in range(args.blocks + 1):
-        for name, (engine.mixing, step) in variants.items():
+        for name, (engine.mixer, step) in variants.items():
             step()  # the step after a change of variant is not timed
             wait()
             start = time.perf_counter()

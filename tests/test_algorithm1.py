@@ -14,8 +14,9 @@ from torch import Tensor
 
 import alignmix_timm
 from alignmix_timm import MODES, Autoencoder, Encoder, MixParams, draw
+from alignmix_timm.params import Place
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.mixing import Mixing
+from alignmix_timm.training.mixing import build_mixer
 
 BATCH, CLASSES, GRID, EPSILON = 6, 5, 4, 0.2
 FIVE = (*MODES, "clean")
@@ -170,8 +171,8 @@ def test_modes_are_uniform() -> None:
     assert set(counts) == set(FIVE)
     assert scipy.stats.chisquare(list(counts.values())).pvalue > 0.01
     config = TrainConfig(data="x", method="alignmix_ae", embedding="flatten", modes=["input", "embed"])
-    mixing = Mixing(config, updates_per_epoch=100, num_classes=CLASSES)
-    names = Counter(mixing(torch.zeros(2, 3, 4, 4), torch.zeros(2).long(), step, 0)[3] for step in range(3000))
+    mixer = build_mixer(config, steps_per_epoch=100)
+    names = Counter(mixer.draw(2, Place(0, step)).label for step in range(3000))
     assert set(names) == {"input", "embed", "clean"}
     assert scipy.stats.chisquare(list(names.values())).pvalue > 0.01
 
@@ -180,9 +181,8 @@ def test_clean_updates_do_not_depend_on_whether_an_update_mixes() -> None:
     modes = []
     for options in (dict(), dict(mix_prob=0.5), dict(mix_off_epoch=1), dict(mixers=["alignmix", "cutmix"])):
         config = TrainConfig(data="x", method="alignmix_ae", embedding="flatten", **options)
-        mixing = Mixing(config, updates_per_epoch=50, num_classes=CLASSES)
-        images, labels = torch.zeros(2, 3, 4, 4), torch.zeros(2).long()
-        modes.append([mixing(images, labels, step, 0)[2].mode for step in range(200)])
+        mixer = build_mixer(config, steps_per_epoch=50)
+        modes.append([mixer.draw(2, Place(0, step)).mode for step in range(200)])
     clean = [[step for step, mode in enumerate(run) if mode == "clean"] for run in modes]
     assert clean[0] == clean[1] == clean[2] == clean[3]
     assert set(modes[2][50:]) == {"none", "clean"}

@@ -38,7 +38,7 @@ def test_saved_options_are_read_back(tmp_path: Path) -> None:
         ("--epochs 3", "data must be the name of a dataset on the Hub or a folder: pass --data."),
         ("--data a --epochs 0", "epochs must be >= 1, got 0."),
         ("--data a --mixers", "mixers must not be empty"),
-        ("--data a --mixers alignmax", "invalid choice: 'alignmax'"),
+        ("--data a --mixers alignmax", "Did you mean 'alignmix'?"),
         ("--data a --modes feet", "invalid choice: 'feet'"),
         ("--data a --epsilon -1", "epsilon must be"),
         ("--data a --opt-args lr", "--opt-args must be name=value, got 'lr'."),

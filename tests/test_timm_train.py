@@ -305,7 +305,7 @@ def test_the_command_line_explains_itself(launch: Launch, capsys: pytest.Capture
     for text in (general, of_script.out):
         for option in ("alpha", "modes", "lam", "epsilon", "feature-module", "align-size"):
             assert f"--alignmix-{option}" in text
-    assert "or 'alignmix'" in of_script.out
+    assert "or alignmix, manifold, mixup, cutmix" in of_script.out
     for arguments, message in ((["push"], "must be a script, SCRIPT.py, got 'push'"), (["no.py"], "no script 'no.py'")):
         with pytest.raises(SystemExit):
             main(arguments)

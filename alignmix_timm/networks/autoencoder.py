@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from ..hooks import AttachOptions, MixingHooks
-from ..model import AlignMixModel, AlignMixOutput, image_size
+from ..mixers import Mixer, image_size
+from ..model import AlignMixModel
+from ..output import AlignMixOutput
 from ..params import MixParams
 from .decoder import Decoder
 from .encoder import Encoder
@@ -72,7 +74,7 @@ class Autoencoder(nn.Module):
         kl_weight: Share of the divergence in it; None is ``1 / (C * S * S)``, the evidence lower bound of a normal
             likelihood. The paper gives none.
         mean, std: With which images were normalised, for each channel, to compare them in [-1, 1].
-        criterion, label_smoothing: As in :class:`alignmix_timm.AlignMixModel`.
+        criterion, mixer, label_smoothing: As in :class:`alignmix_timm.AlignMixModel`.
         **options: As in :func:`alignmix_timm.attach`.
 
     Under DDP, pass ``find_unused_parameters=True``. Draw modes with ``draw(..., modes=(*MODES, "clean"))``.
@@ -97,6 +99,7 @@ class Autoencoder(nn.Module):
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.5,),
         criterion: Callable[[Tensor, Tensor], Tensor] | None = None,
+        mixer: Mixer | None = None,
         label_smoothing: float = 0.0,
         **options: Unpack[AttachOptions],
     ) -> None:
@@ -112,7 +115,7 @@ class Autoencoder(nn.Module):
         if variational and isinstance(place, str):
             options["feature_module"] = f"net.{place}"
         network = VariationalEncoder(net) if variational else net
-        self.classifier = AlignMixModel(network, criterion, label_smoothing=label_smoothing, **options)
+        self.classifier = AlignMixModel(network, criterion, mixer=mixer, label_smoothing=label_smoothing, **options)
         self.decoder = Decoder(net.num_features, image, decoder_width)
         self.reconstruction_weight = reconstruction_weight
         self.kl_weight = 1 / (image[0] * image[1] * image[2]) if kl_weight is None else kl_weight
@@ -141,7 +144,7 @@ class Autoencoder(nn.Module):
         self.hooks.check()
         difference = self.decoder(embedding) - self.rescale(pixel_values)
         loss = self.reconstruction_weight * (difference.square().mean() + self.kl_weight * divergence)
-        return AlignMixOutput(loss, None)
+        return AlignMixOutput(loss=loss)
 
     def rescale(self, pixel_values: Tensor) -> Tensor:
         """Normalised images as the decoder makes them, in [-1, 1]."""

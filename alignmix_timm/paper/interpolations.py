@@ -9,7 +9,6 @@ from torch import Tensor
 from ..functional import align, mix
 from ..networks.autoencoder import Autoencoder
 from ..points.layout import Layout
-from ..sinkhorn import assign
 
 _NCHW = Layout("NCHW")
 
@@ -42,8 +41,7 @@ def interpolate(model: Autoencoder, first: Tensor, second: Tensor, lams: Sequenc
     feats, partners = model.net.features(first), model.net.features(second)
     tokens, _ = _NCHW.split(feats)
     partner_tokens, _ = _NCHW.split(partners)
-    options = model.hooks.options
-    transport = assign(tokens, partner_tokens, options["epsilon"], options["num_iters"], options["cost_scale"])
+    transport = model.hooks.alignment.transport(tokens, partner_tokens)
     aligned = _NCHW.join(align(partner_tokens, transport.assignment), None, like=partners)
     return Interpolations(
         *(torch.stack([model.decode(mix(feats, moved, lam)) for lam in lams]) for moved in (partners, aligned))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import align
-from ..sinkhorn import assign, squared_distances
+from ..sinkhorn import EPSILON, assign, squared_distances
 
 POINTS = 16
 
@@ -31,7 +31,7 @@ class ToyAlignment(NamedTuple):
     y_aligned: Tensor
 
 
-def toy_alignment(epsilon: float = 0.02, num_iters: int = 100, seed: int = 0) -> ToyAlignment:
+def toy_alignment(epsilon: float = EPSILON, num_iters: int = 100, seed: int = 0) -> ToyAlignment:
     """A noisy circle and a noisy line across it, aligned; epsilon is a share of the mean cost."""
     generator = torch.Generator().manual_seed(seed)
     angle = torch.arange(POINTS) * (2 * math.pi / POINTS)

@@ -2,14 +2,14 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..alignment import align_blocks, block_size, pool_blocks
-from ..sinkhorn import CostScale, assign
+from ..alignment import Alignment
 from . import MixingPoint
 from .layout import mix_maps
 
@@ -23,10 +23,7 @@ _NOT_SCALES = ("bias", "token", "pos")
 def alignment_effect(
     model: nn.Module,
     point: MixingPoint,
-    epsilon: float = 0.02,
-    cost_scale: CostScale = "mean",
-    align_size: int | None = None,
-    max_positions: int = 196,
+    alignment: Alignment | None = None,
     seed: int = 0,
 ) -> float:
     """Relative difference of the logits between aligned and unaligned mixing at a point, Sinkhorn converged.
@@ -38,7 +35,7 @@ def alignment_effect(
     Args:
         model: The model.
         point: From :func:`alignmix_timm.choose_point`.
-        epsilon, cost_scale, align_size, max_positions: See :func:`alignmix_timm.attach`.
+        alignment: How maps are aligned, but for the number of iterations; None is the default.
         seed: Of the images and scales.
 
     Returns:
@@ -51,12 +48,10 @@ def alignment_effect(
     coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator)
     images = F.interpolate(coarse, size=point.input_size[1:], mode="bilinear").to(device)
     _calibrate_batch_norm(copied, images)
-    block = block_size(point.map_size, max_positions, align_size)
+    converged = replace(alignment or Alignment(), num_iters=_CONVERGED)
 
     def moved(tokens: Tensor, partners: Tensor) -> Tensor:
-        coarse, coarse_partners = (pool_blocks(side, point.map_size, block) for side in (tokens, partners))
-        transport = assign(coarse, coarse_partners, epsilon, _CONVERGED, cost_scale)
-        return align_blocks(partners, transport.assignment, point.map_size, block)
+        return converged.move(tokens, partners, point.map_size)[0]
 
     def unmoved(tokens: Tensor, partners: Tensor) -> Tensor:
         return partners

@@ -1,4 +1,4 @@
-"""``--mixup alignmix`` and the ``--alignmix-*`` options, for any parser that has a ``--mixup`` of type float."""
+"""``--mixup NAME`` and the options beside it, for any parser that has a ``--mixup`` of type float."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -7,23 +7,29 @@ from typing import Any, Literal
 
 import yaml
 
-from ..params import MODES, Mode, check_draw_options, check_no_clean
-from ..sinkhorn import check_options
+from ..alignment import Alignment
+from ..mixers import MIXERS, AlignMixup
+from ..params import MODES, Mode, check_no_clean
 
 _DEST = "alignmix_"  # of argparse.Namespace and config.yaml
+NAMES = tuple(name for name in MIXERS if name != "none")
 
 
 class Requested(float):
-    """``--mixup alignmix`` as parsed: a float > 0 for the script, written to args.yaml as the word.
+    """``--mixup NAME`` as parsed: a float > 0 for the script, written to args.yaml as the name of the mixer.
 
     The word makes args.yaml fail where the launcher is not there to read it.
     """
 
-    def __new__(cls) -> "Requested":
-        return super().__new__(cls, 1.0)
+    name: str
+
+    def __new__(cls, name: str) -> "Requested":
+        made = super().__new__(cls, 1.0)
+        made.name = name
+        return made
 
     def __repr__(self) -> str:
-        return "alignmix"
+        return self.name
 
     __str__ = __repr__
 
@@ -40,21 +46,25 @@ class Options:
         ValueError: a value outside its range.
     """
 
-    alpha: float = 2.0
+    alpha: float = AlignMixup.alpha
     modes: Sequence[Mode] = MODES
     lam: Literal["example", "batch"] = "example"
-    epsilon: float = 0.02
+    epsilon: float = Alignment.epsilon
     feature_module: str | int | None = None
     align_size: int | None = None
 
     def __post_init__(self) -> None:
-        check_draw_options(self.alpha, self.modes)
+        self.mixer(1.0)
         check_no_clean(self.modes)
-        check_options(self.epsilon, 20, "mean")
+        Alignment(self.epsilon)
         if self.lam not in ("example", "batch"):
             raise ValueError(f"lam must be 'example' or 'batch', got {self.lam!r}.")
         if self.align_size is not None and self.align_size < 1:
             raise ValueError(f"align_size must be >= 1, got {self.align_size}.")
+
+    def mixer(self, prob: float) -> AlignMixup:
+        """AlignMix with these options, that mixes a batch with this probability."""
+        return AlignMixup(self.alpha, self.modes, prob=prob, per_example=self.lam == "example")
 
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Options":
@@ -69,6 +79,22 @@ class Options:
 def given_in(args: argparse.Namespace) -> list[str]:
     """Names of the fields of :class:`Options` that were given."""
     return [field.name for field in fields(Options) if getattr(args, _DEST + field.name, None) is not None]
+
+
+def mixer_args(args: argparse.Namespace) -> dict[str, Any]:
+    """``--mixer-args``, from the command line or, as a mapping, from config.yaml; values as YAML.
+
+    Raises:
+        ValueError: not NAME=VALUE.
+    """
+    given = getattr(args, "mixer_args", {})
+    if isinstance(given, dict):
+        return given
+    pairs = [text.partition("=") for text in given]
+    wrong = [text for text, (_, equals, _) in zip(given, pairs, strict=True) if not equals]
+    if wrong:
+        raise ValueError(f"--mixer-args must be NAME=VALUE, got {wrong[0]!r}.")
+    return {name: yaml.safe_load(value) for name, _, value in pairs}
 
 
 def option_name(name: str) -> str:
@@ -87,6 +113,13 @@ def add_options(parser: argparse._ActionsContainer) -> None:
     add("lam", choices=["example", "batch"], help="one lam for each example or for each batch (default: example)")
     add("epsilon", type=float, metavar="E", help="entropic regularisation of the alignment (default: 0.02)")
     add("feature-module", type=_name_or_index, metavar="NAME", help="where to mix features (default: chosen, printed)")
+    parser.add_argument(
+        "--mixer-args",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="NAME=VALUE",
+        help="options of another mixer than alignmix, such as alpha=1",
+    )
     add("align-size", type=int, metavar="N", help="align maps at N x N at most (default: their own size)")
 
 
@@ -96,18 +129,18 @@ def accepting_alignmix(
     """``add_argument`` that lets ``--mixup`` take the word, and adds the other options beside it."""
 
     def mixup(text: str) -> float:
-        if text.strip() != "alignmix":
+        if text.strip() not in NAMES:
             return float(text)
         on_request()
-        return Requested()
+        return Requested(text.strip())
 
-    mixup.__name__ = "'alignmix' or float"  # argparse: invalid ... value
+    mixup.__name__ = f"{', '.join(NAMES)} or float"  # argparse: invalid ... value
 
     def wrapped(parser: argparse._ActionsContainer, *names: Any, **options: Any) -> argparse.Action:
         takes_mixup = "--mixup" in names and options.get("type") is float
         if takes_mixup:
             options["type"] = mixup
-            options["help"] = f"{options.get('help') or ''}; or 'alignmix'"
+            options["help"] = f"{options.get('help') or ''}; or {', '.join(NAMES)}"
         action = add_argument(parser, *names, **options)
         if takes_mixup:
             add_options(parser)

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
+from ..mixers import Mixer
 from .messages import stop
-from .options import Options
 
 _Rule = tuple[str, Callable[[Any], Any], str]
 
@@ -19,18 +19,18 @@ _RULES: tuple[_Rule, ...] = (
 )
 
 
-def refuse(args: argparse.Namespace, options: Options) -> None:
-    """Exit if the script was given an option that cannot be combined with ``--mixup alignmix``."""
+def refuse(args: argparse.Namespace, mixer: Mixer) -> None:
+    """Exit if the script was given an option that cannot be combined with the ``--mixup`` of this mixer."""
     for name, refused, reason in _RULES:
         value = getattr(args, name, None)
         if value is not None and refused(value):
             flag = "--" + name.replace("_", "-")
             given = flag if value is True else f"{flag} {value}"
-            stop(f"--mixup alignmix cannot be combined with {given}: {reason}.", 2)
+            stop(f"--mixup {mixer.name} cannot be combined with {given}: {reason}.", 2)
     teacher = getattr(args, "kd_model_name", None)
-    if teacher and set(options.modes) != {"input"}:
+    if teacher and mixer.mixes_inside:
         stop(
-            f"--mixup alignmix cannot be combined with --kd-model-name {teacher} in modes {' '.join(options.modes)}: "
-            "the teacher would see unmixed images. Set --alignmix-modes input, or leave out the teacher.",
+            f"--mixup {mixer.name} cannot be combined with --kd-model-name {teacher}, but for --mixup alignmix "
+            "--alignmix-modes input, and mixers of images: the teacher would see unmixed images.",
             2,
         )

@@ -11,10 +11,10 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ..attaching import attach
+from ..dropin import AlignMix
+from ..mixers import CutMix, Mixer, OneOf, make_mixer
 from .messages import say, stop
-from .mixer import BatchMixer
-from .options import Options, Requested, given_in, option_name
+from .options import Options, Requested, given_in, mixer_args, option_name
 from .refusals import refuse
 
 _NEGLIGIBLE = 1e-6  # chance to mix nothing by --mixup-prob, below which something is wrong
@@ -26,7 +26,7 @@ class Run:
     The number of the batch is kept in the script's parsed arguments, which timm saves in every checkpoint.
 
     Attributes:
-        requested: ``--mixup alignmix`` was parsed, and not overridden.
+        requested: ``--mixup NAME`` of one of our mixers was parsed, and not overridden.
         patched: Names of timm that were replaced, for the line at the start.
     """
 
@@ -36,7 +36,8 @@ class Run:
         self._args: argparse.Namespace | None = None
         self._options = Options()
         self._model: nn.Module | None = None
-        self._mixer: BatchMixer | None = None
+        self._mixup_fn: AlignMix | None = None
+        self._name = ""
         self._counts: Counter[str] = Counter()
         self._chance_of_none = 1.0
         self._guard = register_optimizer_step_pre_hook(self._before_update)
@@ -53,11 +54,15 @@ class Run:
             unused = ", ".join(option_name(name) for name in given_in(args))
             say(f"AlignMix is off: no --mixup alignmix{f'; no effect: {unused}' if unused else ''}.")
             return
+        self._name = args.mixup.name
         try:
             self._options = Options.of(args)
+            mixer = self._mixer(args, 1.0)
         except ValueError as error:
-            stop(f"among the options --alignmix-*: {error}", 2)
-        refuse(args, self._options)
+            stop(f"among the options --alignmix-* and --mixer-args: {error}", 2)
+        if self._name == "cutmix" and getattr(args, "cutmix", False):
+            stop("--mixup cutmix cannot be combined with --cutmix: leave out one of them.", 2)
+        refuse(args, mixer)
         args.mixup = float(args.mixup)
         args.alignmix_step = 0
 
@@ -80,16 +85,20 @@ class Run:
             say(f"{checkpoint} does not hold the number of its last batch: AlignMix draws from the first on.")
 
     def mix(self, settings: Mixup, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix a batch of the script, or arm its model to mix it: see :class:`BatchMixer`."""
+        """Mix a batch of the script, or arm its model to mix it: see :class:`alignmix_timm.AlignMix`."""
         if self._args is None:
             self._stop_without_arguments()
-        if self._mixer is None:
-            self._mixer = self._start(self._args, settings, images)
+        if self._mixup_fn is None:
+            self._mixup_fn = self._start(self._args, settings, images)
             self._guard.remove()
-        self._chance_of_none *= 1 - self._mixer.prob
-        images, targets, mode = self._mixer(images, labels, self._args.alignmix_step)
+        mixup_fn = self._mixup_fn
+        mixup_fn.mixup_enabled, mixup_fn.step = settings.mixup_enabled, self._args.alignmix_step
+        self._chance_of_none *= 1 - settings.mix_prob * settings.mixup_enabled
+        if getattr(settings, "multi_label", False):  # timm smooths each label towards a half
+            labels = labels * (1 - settings.label_smoothing) + 0.5 * settings.label_smoothing
+        images, targets = mixup_fn(images, labels)
         self._args.alignmix_step += 1
-        self._counts[mode] += 1
+        self._counts[mixup_fn.last] += 1
         return images, targets
 
     def finish(self) -> None:
@@ -98,9 +107,9 @@ class Run:
             return
         if self._args is None:
             self._stop_without_arguments()
-        if self._mixer is None:
-            stop("--mixup alignmix was asked for, and not one batch was trained with it.")
-        self._mixer.hooks.check()
+        if self._mixup_fn is None:
+            stop(f"--mixup {self._name} was asked for, and not one batch was trained with it.")
+        self._mixup_fn.hooks.check()
         modes = ", ".join(f"{mode} {count}" for mode, count in sorted(self._counts.items()))
         mixed = self._counts.total() - self._counts["none"]
         say(f"{self._counts.total()} batches, {mixed} mixed ({modes}).")
@@ -111,7 +120,7 @@ class Run:
         """Let optimizers of this process step unwatched again."""
         self._guard.remove()
 
-    def _start(self, args: argparse.Namespace, settings: Mixup, images: Tensor) -> BatchMixer:
+    def _start(self, args: argparse.Namespace, settings: Mixup, images: Tensor) -> AlignMix:
         """Hook the model. Only now: it is converted and wrapped, and not yet traced by torch.compile."""
         options = self._options
         if self._model is None:
@@ -120,8 +129,12 @@ class Run:
             stop(f"batches must be images [B, C, H, W], got shape {tuple(images.shape)}.")
         channels, height, width = images.shape[1:]
         try:
-            hooks = attach(
+            mixup_fn = AlignMix(
                 self._model,
+                settings.num_classes,
+                settings.label_smoothing,
+                getattr(args, "seed", 0) or 0,
+                mixer=self._in_turns(args, settings),
                 feature_module=options.feature_module,
                 input_size=(channels, height, width),
                 epsilon=options.epsilon,
@@ -129,8 +142,28 @@ class Run:
             )
         except ValueError as error:
             stop(f"{type(self._model).__name__} cannot be mixed: {error}")
-        say(f"timm {timm.__version__}, patched {', '.join(self.patched)}; mixes {hooks.point}; {options}.")
-        return BatchMixer(hooks, settings, options, getattr(args, "seed", 0) or 0)
+        point = mixup_fn.hooks.point
+        say(f"timm {timm.__version__}, patched {', '.join(self.patched)}; mixes {point}; {mixup_fn.mixer}.")
+        return mixup_fn
+
+    def _mixer(self, args: argparse.Namespace, prob: float) -> Mixer:
+        """The mixer that ``--mixup`` names, with its options; ValueError for wrong ones."""
+        given = mixer_args(args)
+        if self._name == "alignmix":
+            if given:
+                raise ValueError(f"--mixer-args is for other mixers, got {given}. Use --alignmix-alpha and the like.")
+            return self._options.mixer(prob)
+        if unused := given_in(args):
+            raise ValueError(f"{option_name(unused[0])} is for --mixup alignmix, got --mixup {self._name}.")
+        return make_mixer(self._name, **{"prob": prob, **given})
+
+    def _in_turns(self, args: argparse.Namespace, settings: Mixup) -> Mixer:
+        """The mixer, in turns with CutMix where the script asks for it."""
+        if not settings.cutmix_alpha > 0:
+            return self._mixer(args, settings.mix_prob)
+        cutmix = CutMix(alpha=settings.cutmix_alpha, minmax=settings.cutmix_minmax)
+        shares = (settings.switch_prob, 1 - settings.switch_prob)
+        return OneOf((cutmix, self._mixer(args, 1.0)), shares, prob=settings.mix_prob)
 
     def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Until the first batch: an optimizer must not step on what AlignMix has not seen."""

@@ -14,6 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..hooks import AttachOptions
+from ..mixers import Mixer
 from ..model import AlignMixModel
 from ..networks.autoencoder import Autoencoder
 from .config import TrainConfig
@@ -91,7 +92,7 @@ def build_criterion(config: TrainConfig) -> nn.Module:
     return nn.CrossEntropyLoss()
 
 
-def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any]) -> AlignMixModel | Autoencoder:
+def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any], mixer: Mixer) -> AlignMixModel | Autoencoder:
     """The model with AlignMix attached, and with a decoder if the method has one; compiled if asked for.
 
     Raises:
@@ -100,7 +101,7 @@ def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any]) -> AlignMixM
     options: dict[str, Any] = {
         name: getattr(config, name) for name in AttachOptions.__annotations__ if hasattr(config, name)
     }
-    options |= dict(criterion=build_criterion(config), label_smoothing=config.smoothing)
+    options |= dict(criterion=build_criterion(config), mixer=mixer, label_smoothing=config.smoothing)
     wrapped: AlignMixModel | Autoencoder
     if config.method == "alignmix":
         wrapped = classifier = AlignMixModel(net, input_size=data["input_size"], **options)

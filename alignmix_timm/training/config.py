@@ -10,9 +10,11 @@ from typing import Any
 
 import yaml
 
+from ..nearest import nearest
 from .data_options import AugmentationOptions, DataOptions, ModelOptions
-from .options import OptionGroup, argument, nearest, typed
-from .training_options import MixingOptions, OptimizationOptions, RunOptions
+from .mixing import MixingOptions
+from .options import OptionGroup, argument, typed
+from .training_options import OptimizationOptions, RunOptions
 
 GROUPS: dict[str, type[OptionGroup]] = {
     "data": DataOptions,

@@ -1,87 +1,178 @@
-"""Which mixer takes an update, and its draw: AlignMix, or timm's Mixup and CutMix."""
+"""How a run mixes: its options, and the mixer that follows from them."""
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
-import torch
-from timm.data import Mixup
 from torch import Tensor
 
-from ..params import MixParams, draw
-from ..seeds import Stream, generator, seed_all
-from .config import TrainConfig
+from ..alignment import Alignment
+from ..mixers import MIXERS, CutMix, HookedNetwork, Mixed, Mixer, OneOf, make_mixer
+from ..params import MODES, MixParams, Mode, Place, check_no_clean, draw, unmixed
+from ..targets import check_smoothing
+from .options import OptionGroup, check_at_least, option
+
+Method = Literal["alignmix", "alignmix_ae", "alignmix_vae"]
 
 
-class Mixing:
-    """Mixes the micro-batches of a run, each as drawn for its place: (seed, update, micro-batch).
+@dataclass
+class MixingOptions(OptionGroup):
+    """What is mixed, where and how; the loss."""
+
+    method: Method = option(
+        "alignmix",
+        "with an autoencoder, one more case beside the modes reconstructs clean images, whatever mix_prob",
+        role="model",
+    )
+    mixers: list[str] = option(["alignmix"], f"one is drawn for each optimizer step: {', '.join(MIXERS)}")
+    mixer_args: dict[str, Any] = option({}, "more arguments of the mixers, as cutmix.alpha=1")
+    mix_prob: float = option(1.0, "probability that a step mixes at all")
+    mix_off_epoch: int | None = option(None, "mix no more from this epoch on")
+    modes: list[Mode] = option(list(MODES), "AlignMix: modes to draw from; clean alone trains a plain autoencoder")
+    alpha: float = option(2.0, "AlignMix: lam ~ Beta(alpha, alpha)")
+    per_example: bool = option(True, "AlignMix: one lam for each example, or one for the batch")
+    mixup_alpha: float = option(0.8, "mixup: lam ~ Beta(alpha, alpha)")
+    cutmix_alpha: float = option(CutMix.alpha, "cutmix: share of the image that is left ~ Beta(alpha, alpha)")
+    feature_module: str | None = option(None, "AlignMix: module to mix at; default the automatic choice")
+    aligned: bool = option(True, "AlignMix: align the features before mixing them")
+    align_embedding: bool = option(False, "AlignMix: align the embedding, if it is a tensor")
+    epsilon: float = option(Alignment.epsilon, "AlignMix: entropic regularisation")
+    num_iters: int = option(Alignment.num_iters, "AlignMix: Sinkhorn iterations")
+    cost_scale: Literal["mean", "raw"] = option("mean", "AlignMix: costs relative to their mean, or as they are")
+    align_size: int | None = option(None, "AlignMix: align at this coarser resolution")
+    max_positions: int = option(Alignment.max_positions, "AlignMix: align larger maps in blocks")
+    smoothing: float = option(0.0, "label smoothing")
+    reconstruction_weight: float = option(
+        1.0, "autoencoder: factor of the squared error, mean over pixels and channels in [-1, 1]"
+    )
+    kl_weight: float | None = option(None, "alignmix_vae: share of the divergence; default 1 / (C * H * W)")
+    decoder_width: int = option(128, "autoencoder: channels of the decoder", role="model")
+    loss: Literal["ce", "bce"] = option("ce", "cross-entropy, or timm's binary cross-entropy")
+    bce_target_thresh: float | None = option(None, "bce: targets above this count as 1")
+
+    def check(self) -> None:
+        check_at_least(self, decoder_width=1)
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}. To leave it out, see --mixers.")
+        for name in ("reconstruction_weight", "kl_weight"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number >= 0, got {value}.")
+        if self.method == "alignmix":
+            check_no_clean(self.modes)
+        if not self.mixers:
+            raise ValueError("mixers must not be empty: use 'none' to train without mixing.")
+        if not 0 <= self.mix_prob <= 1:
+            raise ValueError(f"mix_prob must be in [0, 1], got {self.mix_prob}.")
+        Alignment(self.epsilon, self.num_iters, self.cost_scale)
+        check_smoothing(self.smoothing)
+        self.drawn_mixers()
+
+    def drawn_mixers(self) -> list[Mixer]:
+        """The mixers, each with its options.
+
+        Raises:
+            ValueError: an unknown mixer or option, or a value outside its range.
+        """
+        own: dict[str, dict[str, Any]] = {
+            "alignmix": dict(
+                alpha=self.alpha, modes=self.all_modes, per_example=self.per_example, aligned=self.aligned
+            ),
+            "mixup": dict(alpha=self.mixup_alpha),
+            "cutmix": dict(alpha=self.cutmix_alpha),
+        }
+        for name, value in self.mixer_args.items():
+            mixer, dot, argument = name.partition(".")
+            if not dot or mixer not in self.mixers:
+                raise ValueError(
+                    f"mixer_args must be MIXER.ARGUMENT=value of one of {', '.join(self.mixers)}, got {name!r}."
+                )
+            own.setdefault(mixer, {})[argument] = value
+        return [make_mixer(name, **own.get(name, {})) for name in self.mixers]
+
+    @property
+    def reconstructs(self) -> bool:
+        """Whether there is a decoder."""
+        return self.method != "alignmix"
+
+    @property
+    def all_modes(self) -> list[Mode]:
+        """The modes of AlignMix, with that of an autoencoder."""
+        return [*self.modes, "clean"] if self.reconstructs and "clean" not in self.modes else self.modes
+
+
+def build_mixer(options: MixingOptions, steps_per_epoch: int = 1) -> Mixer:
+    """The mixers of a run, one of which is drawn for each optimizer step.
 
     Args:
-        config: Options of the run.
-        updates_per_epoch: To know when ``mix_off_epoch`` comes.
-        num_classes: For timm's mixers, which make soft targets.
+        options: Of the run.
+        steps_per_epoch: To know when ``mix_off_epoch`` comes.
+    """
+    until = None if options.mix_off_epoch is None else max(options.mix_off_epoch, 0) * steps_per_epoch
+    mixer = OneOf(options.drawn_mixers(), prob=options.mix_prob, until=until)
+    return WithReconstruction(mixer, options.all_modes) if options.reconstructs else mixer
+
+
+def aligns(options: MixingOptions) -> bool:
+    """Whether features or embeddings are aligned, and mixed, at some time of a run."""
+    mixer = build_mixer(options)
+    embeds = options.align_embedding and "embed" in options.modes and "alignmix" in mixer.names
+    return mixer.aligns or (embeds and options.mix_prob > 0 and options.mix_off_epoch != 0)
+
+
+@dataclass(frozen=True)
+class WithReconstruction(Mixer):
+    """Reconstructs as often as AlignMix would draw ``clean`` among its modes, whatever mixes the other batches.
+
+    Args:
+        mixer: For the other batches.
+        modes: Of AlignMix, ``clean`` among them.
     """
 
-    def __init__(self, config: TrainConfig, updates_per_epoch: int, num_classes: int) -> None:
-        self.config, self.updates_per_epoch = config, updates_per_epoch
-        clean = config.method != "alignmix" and "clean" not in config.modes
-        self.modes: Any = [*config.modes, "clean"] if clean else config.modes
-        alphas = {"mixup": dict(mixup_alpha=config.mixup_alpha), "cutmix": dict(mixup_alpha=0.0)}
-        alphas["cutmix"]["cutmix_alpha"] = config.cutmix_alpha
-        self._timm = {
-            name: Mixup(**alphas[name], label_smoothing=config.smoothing, num_classes=num_classes)
-            for name in config.mixers
-            if name in alphas
-        }
+    name: ClassVar[str] = "with_reconstruction"
+
+    mixer: Mixer
+    modes: Sequence[Mode]
 
     @property
     def aligns(self) -> bool:
-        """Whether features are aligned at all."""
-        feature_modes = {"feat", "feat_swap"} & set(self.config.modes)
-        return "alignmix" in self.config.mixers and self.config.mix_prob > 0 and bool(feature_modes)
+        """Whether some batch it draws is aligned."""
+        return self.mixer.aligns
 
-    def __call__(self, images: Tensor, labels: Tensor, step: int, micro: int) -> tuple[Tensor, Tensor, MixParams, str]:
-        """Draw for this place; mix the batch where timm does that, else leave it to the model.
+    @property
+    def mixes_inside(self) -> bool:
+        """Reconstruction happens inside the network."""
+        return True
 
-        Returns:
-            Images and labels, with soft targets [B, C] if timm mixed them; the parameters for the model; and the name
-            of what is done: a mode of AlignMix, mixup, cutmix, or none.
-        """
-        config, mixer = self.config, self._mixer(step)
-        # Whether or not the update would mix.
-        clean = "clean" in self.modes and draw(1, config.seed, step, modes=self.modes).mode == "clean"
-        params = draw(
-            len(images),
-            config.seed,
-            step,
-            micro,
-            alpha=config.alpha,
-            modes=self.modes,
-            prob=float(mixer == "alignmix" or clean),
-            per_example=config.per_example,
-        )
-        if images.device.type == "cuda":
-            params = params.pin_memory()
-        params = params.to(images.device, non_blocking=True)
-        if clean or mixer not in self._timm:
-            return images, labels, params, params.mode
-        seed_all(config.seed, Stream.TIMM_MIXUP, step, micro)
-        images, labels = self._timm[mixer](images, labels)
-        return images, labels, params, mixer
+    @property
+    def feature_layers(self) -> tuple[str | int, ...]:
+        """Those of its mixer."""
+        return self.mixer.feature_layers
 
-    def _mixer(self, step: int) -> str:
-        """The same in all processes."""
-        off = self.config.mix_off_epoch
-        mixed, choice = generator(self.config.seed, Stream.MIXER, step).random(2)
-        if mixed >= self.config.mix_prob or (off is not None and step >= off * self.updates_per_epoch):
-            return "none"
-        return self.config.mixers[int(choice * len(self.config.mixers))]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of its mixer."""
+        return self.mixer.names
+
+    def draw(self, batch_size: int, place: Place) -> MixParams:
+        """Draw whether to reconstruct, else let the mixer draw."""
+        if draw(1, place.seed, place.step, modes=self.modes).mode == "clean":
+            return unmixed(batch_size, "clean")
+        return self.mixer.draw(batch_size, place)
+
+    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+        """Mix by the mixer."""
+        return self.mixer.mix(images, targets, params, net)
 
 
-def mixed_accuracy(logits: Tensor, labels: Tensor, params: MixParams) -> Tensor:
-    """Share of right answers, each target counted with its share of the mixed example."""
-    predicted = logits.argmax(1)
-    if labels.ndim == 2:
-        return labels.gather(1, predicted[:, None]).mean()
-    if params.mode == "none":
-        return (predicted == labels).float().mean()
-    first, second = (predicted == labels).float(), (predicted == labels[params.perm]).float()
-    return torch.lerp(second, first, params.lam).mean()
+def mixed_accuracy(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    """Share of right answers, each class counted with its share of the mixed example, before label smoothing.
+
+    Args:
+        logits, targets: [B, C].
+        smoothing: In the targets.
+    """
+    share = targets.gather(1, logits.argmax(1, keepdim=True)).mean()
+    return (share - smoothing / targets.shape[1]) / (1 - smoothing)

@@ -1,10 +1,8 @@
 """Fields of a dataclass as options: how the command line and YAML give them their values."""
 
 import argparse
-import difflib
 import types
 import typing
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -103,9 +101,3 @@ def typed(name: str, hint: Any, value: Any) -> Any:
     if isinstance(value, origin or kind) and (kind is bool) == isinstance(value, bool):
         return value
     raise ValueError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """A question after the nearest of these names; empty if none is near."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f" Did you mean {near[0]!r}?" if near else ""

@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg
 from ..publishing.provenance import Base, Provenance, find_dataset, local_path, without_paths
 from .config import TrainConfig
 from .journal import read_journal
+from .mixing import aligns
 from .options import names_of
 
 
@@ -43,21 +44,13 @@ def of_run(
         dataset=data,
         results={name: value for name, value in own.items() if name != "rows"},
         seed=config.seed,
-        mixing=mixing if aligns(config) else None,
+        mixing=mixing if aligns(config) and config.micro_batch_size != 1 else None,
         epochs=config.epochs,
         updates=updates,
         seconds=_seconds(folder / "metrics.jsonl", config.batch_size),
         base=_base(config),
         options=_changed(config),
     )
-
-
-def aligns(config: TrainConfig) -> bool:
-    """Whether features or embeddings are aligned, and mixed, at some time of a run."""
-    mixes = "alignmix" in config.mixers and config.mix_prob > 0 and config.micro_batch_size != 1  # one has no partner
-    ends_at_once = config.mix_off_epoch is not None and config.mix_off_epoch <= 0
-    features = config.aligned and bool({"feat", "feat_swap"} & set(config.modes))
-    return mixes and not ends_at_once and (features or (config.align_embedding and "embed" in config.modes))
 
 
 def _base(config: TrainConfig) -> Base | None:

@@ -12,6 +12,7 @@ from .build import build_model, without_weights, wrap_model
 from .checkpoint import find
 from .config import TrainConfig, read_yaml
 from .data.transforms import data_config
+from .mixing import build_mixer
 
 
 def saved_config(folder: str | Path) -> TrainConfig:
@@ -46,7 +47,7 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
     try:
         weights = load_file(path)
         net = build_model(config, _num_classes(weights))
-        model = wrap_model(net, config, data_config(net, config))
+        model = wrap_model(net, config, data_config(net, config), build_mixer(config))
         model.load_state_dict(weights)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights in {path} cannot be loaded: {error}") from error

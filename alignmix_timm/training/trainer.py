@@ -20,6 +20,7 @@ from timm.utils import dispatch_clip_grad, distribute_bn
 from torch import Tensor, nn
 
 from ..evaluation.accuracy import no_scores, scores, summary
+from ..params import Place
 from ..points.effect import alignment_effect
 from ..publishing.push import Uploads
 from ..publishing.save import save_for_timm
@@ -43,7 +44,7 @@ from .data.splits import load_splits, synthetic_splits
 from .data.transforms import data_config
 from .journal import Journal, check_trackers, draw_curves
 from .meters import Metrics
-from .mixing import Mixing, mixed_accuracy
+from .mixing import build_mixer, mixed_accuracy
 from .provenance import of_run
 from .signals import StopSignal
 
@@ -88,13 +89,13 @@ class Run:
         self.total = config.epochs * self.schedule.updates_per_epoch
         self.net.to(self.accelerator.device, memory_format=self._memory_format())
         self.ema = build_ema(self.net, config)
-        wrapped = wrap_model(self.net, config, self.data)
+        self.mixer = build_mixer(config, self.schedule.updates_per_epoch)
+        wrapped = wrap_model(self.net, config, self.data, self.mixer)
         self.hooks = wrapped.hooks
         self.beside = trained_beside(self.net, wrapped)
         optimizer = build_optimizer(self.net, config, self.beside)
         self.lr_schedule = build_schedule(optimizer, config, self.schedule.updates_per_epoch)
         self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
-        self.mixing = Mixing(config, self.schedule.updates_per_epoch, len(self.splits.names))
         self.loaders = Loaders(config, self.splits, self.data, self.schedule, self.accelerator)
         self.metrics = Metrics(self.schedule.micro_batch)
         self.step, self.best = 0, -1.0
@@ -236,12 +237,13 @@ class Run:
 
     def _forward(self, batch: dict[str, Any], micro: int) -> Tensor:
         """The loss of one micro-batch, mixed as drawn for its place in the run."""
-        images, labels, params, name = self.mixing(batch["pixel_values"], batch["labels"], self.step, micro)
+        params = self.mixer.draw(len(batch["labels"]), Place(self.config.seed, self.step, micro))
         seed_all(self.config.seed, Stream.NETWORK, self.step, micro)
-        loss, logits = self.model(images, labels, params)
-        accuracy = None if logits is None else mixed_accuracy(logits, labels, params)
-        self.metrics.add(name, loss, accuracy, self.hooks.transport)
-        return loss
+        output = self.model(batch["pixel_values"], batch["labels"], params)
+        classified = output.logits is not None
+        accuracy = mixed_accuracy(output.logits, output.targets, self.config.smoothing) if classified else None
+        self.metrics.add(params.label, output.loss, accuracy, self.hooks.transport)
+        return output.loss
 
     def _log(self) -> None:
         """Write the means since the last line; stop a run that is broken, before it can be saved."""
@@ -302,11 +304,8 @@ class Run:
             self._write_effect()
 
     def _write_effect(self) -> None:
-        if self.config.aligned and self.mixing.aligns:  # in every process: synchronised batch norm waits for all
-            config, point = self.config, self.hooks.point
-            effect = alignment_effect(
-                self.hooks.model, point, config.epsilon, config.cost_scale, config.align_size, config.max_positions
-            )
+        if self.mixer.aligns:  # in every process: synchronised batch norm waits for all
+            effect = alignment_effect(self.hooks.model, self.hooks.point, self.hooks.alignment)
             self.journal.write("effect", self.step, {"alignment_effect": effect})
 
     def _save_model(self, folder: Path, result: dict[str, float]) -> None:

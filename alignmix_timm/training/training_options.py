@@ -1,71 +1,13 @@
-"""Options of the mixing, of the optimisation, and of the run itself."""
+"""Options of the optimisation, and of the run itself."""
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..params import MODES, Mode, check_draw_options, check_no_clean
+from ..nearest import nearest
 from ..publishing.repo_id import check_name
-from ..sinkhorn import check_options
-from ..targets import check_smoothing
-from .options import OptionGroup, check_at_least, nearest, option
-
-Mixer = Literal["alignmix", "mixup", "cutmix", "none"]
-Method = Literal["alignmix", "alignmix_ae", "alignmix_vae"]
+from .options import OptionGroup, check_at_least, option
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
-
-
-@dataclass
-class MixingOptions(OptionGroup):
-    """What is mixed, where and how; the loss."""
-
-    method: Method = option(
-        "alignmix",
-        "with an autoencoder, one more case beside the modes reconstructs clean images, whatever mix_prob",
-        role="model",
-    )
-    mixers: list[Mixer] = option(["alignmix"], "one is drawn for each optimizer step; mixup and cutmix are timm's")
-    mix_prob: float = option(1.0, "probability that a step mixes at all")
-    mix_off_epoch: int | None = option(None, "mix no more from this epoch on")
-    modes: list[Mode] = option(list(MODES), "AlignMix: modes to draw from; clean alone trains a plain autoencoder")
-    alpha: float = option(2.0, "AlignMix: lam ~ Beta(alpha, alpha)")
-    per_example: bool = option(True, "AlignMix: one lam for each example, or one for the batch")
-    mixup_alpha: float = option(0.8, "timm's mixup")
-    cutmix_alpha: float = option(1.0, "timm's CutMix")
-    feature_module: str | None = option(None, "AlignMix: module to mix at; default the automatic choice")
-    aligned: bool = option(True, "AlignMix: align the features before mixing them")
-    align_embedding: bool = option(False, "AlignMix: align the embedding, if it is a tensor")
-    epsilon: float = option(0.02, "AlignMix: entropic regularisation")
-    num_iters: int = option(20, "AlignMix: Sinkhorn iterations")
-    cost_scale: Literal["mean", "raw"] = option("mean", "AlignMix: costs relative to their mean, or as they are")
-    align_size: int | None = option(None, "AlignMix: align at this coarser resolution")
-    max_positions: int = option(196, "AlignMix: align larger maps in blocks")
-    smoothing: float = option(0.0, "label smoothing")
-    reconstruction_weight: float = option(
-        1.0, "autoencoder: factor of the squared error, mean over pixels and channels in [-1, 1]"
-    )
-    kl_weight: float | None = option(None, "alignmix_vae: share of the divergence; default 1 / (C * H * W)")
-    decoder_width: int = option(128, "autoencoder: channels of the decoder", role="model")
-    loss: Literal["ce", "bce"] = option("ce", "cross-entropy, or timm's binary cross-entropy")
-    bce_target_thresh: float | None = option(None, "bce: targets above this count as 1")
-
-    def check(self) -> None:
-        check_at_least(self, decoder_width=1)
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}. To leave it out, see --mixers.")
-        for name in ("reconstruction_weight", "kl_weight"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, got {value}.")
-        if self.method == "alignmix":
-            check_no_clean(self.modes)
-        if not self.mixers:
-            raise ValueError("mixers must not be empty: use 'none' to train without mixing.")
-        check_draw_options(self.alpha, self.modes, None, self.mix_prob)
-        check_options(self.epsilon, self.num_iters, self.cost_scale)
-        check_smoothing(self.smoothing)
 
 
 @dataclass

@@ -54,10 +54,8 @@ def make_schedule(config: TrainConfig, train: Any, processes: int, saved: Schedu
             f"batch_size must be a multiple of micro_batch_size * processes, got {config.batch_size} and "
             f"{config.micro_batch_size or micro_batch} * {processes}. Choose one that {processes} divides."
         )
-    if micro_batch == 1 and "alignmix" in config.mixers and config.mix_prob > 0:
-        raise ValueError("micro_batch_size must be >= 2 for AlignMix, which mixes within a forward pass, got 1.")
-    if micro_batch % 2 and {"mixup", "cutmix"} & set(config.mixers):
-        raise ValueError(f"micro_batch_size must be even for timm's mixup and cutmix, got {micro_batch}.")
+    if micro_batch == 1 and set(config.mixers) != {"none"} and config.mix_prob > 0:
+        raise ValueError("micro_batch_size must be >= 2 to mix, which happens within a forward pass, got 1.")
     schedule = Schedule(rows, micro_batch, config.batch_size // micro_batch, config.seed)
     if not schedule.updates_per_epoch:
         raise ValueError(f"batch_size must be at most the training rows, got {config.batch_size} of {rows} rows.")

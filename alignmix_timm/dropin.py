@@ -1,0 +1,80 @@
+"""A drop-in replacement for ``timm.data.Mixup``: AlignMix, or any other mixer, in a loop of timm's parts."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from .attaching import attach
+from .hooks import AttachOptions
+from .mixers import Mixer, NoMixing, drawn_by, mix_batch
+from .params import DrawOptions, Place, check_no_clean, process_index
+from .targets import check_num_classes, check_smoothing
+
+
+class AlignMixOptions(DrawOptions, AttachOptions, total=False):
+    """The keyword options of :class:`AlignMix`."""
+
+
+class AlignMix:
+    """Drop-in replacement for ``timm.data.Mixup`` in a training loop: ``x, y = mixup_fn(x, y)``, then ``model(x)``.
+
+    Args:
+        model: The timm model that the loop trains (unwrapped: before compile and DDP); it is hooked.
+        num_classes: Default ``model.num_classes``.
+        label_smoothing: For class-index labels, in [0, 1).
+        seed: Seed of the run; batches are drawn from (seed, number of the call).
+        mixer: How batches are mixed; default AlignMix with the options below.
+        **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`; feature_module, input_size:
+            see :func:`alignmix_timm.attach`; epsilon, num_iters, cost_scale, align_size, max_positions, aligned,
+            align_embedding: see :class:`alignmix_timm.Alignment`.
+
+    Attributes:
+        mixup_enabled: As in timm; set to False to train on unmixed, dense targets from then on (``--mixup-off-epoch``).
+        step: Number of calls so far; save and set it to resume.
+        last: What was done with the last batch, in a word: a mode of AlignMix, or the name of another mixer.
+
+    Raises:
+        ValueError: no usable mixing point; an option outside its range, or one for drawing beside a mixer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        num_classes: int | None = None,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+        mixer: Mixer | None = None,
+        **options: Unpack[AlignMixOptions],
+    ) -> None:
+        drawing: Any = {name: value for name, value in options.items() if name in DrawOptions.__annotations__}
+        attaching: Any = {name: value for name, value in options.items() if name not in drawing}
+        check_no_clean(drawing.get("modes", ()))
+        self.mixer = drawn_by(mixer, drawing)
+        self.num_classes = check_num_classes(model, num_classes)
+        check_smoothing(label_smoothing)
+        self.label_smoothing, self.seed = label_smoothing, seed
+        self.mixup_enabled = True
+        self.step = 0
+        self.last = "none"
+        self.hooks = attach(model, layers=self.mixer.feature_layers, **attaching)
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw parameters, arm the hooks, and return the batch for the next ``model(images)``.
+
+        Returns:
+            The images, mixed where the mode or the mixer mixes images, and the mixed targets, [B, num_classes].
+
+        Raises:
+            RuntimeError: the previous batch never passed the hooks.
+        """
+        mixer = self.mixer if self.mixup_enabled else NoMixing()
+        params = mixer.draw(len(images), Place(self.seed, self.step, process_index()))
+        self.step, self.last = self.step + 1, params.label
+        mixed = mix_batch(mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
+        assert mixed.targets is not None
+        return mixed.images, mixed.targets
+
+    def detach(self) -> None:
+        """Remove the hooks from the model."""
+        self.hooks.detach()

@@ -1,0 +1,121 @@
+"""CutMix: a box of one image, pasted into another (Yun et al., https://arxiv.org/abs/1905.04899)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..functional import mix_targets
+from ..params import MixParams, Place, check_draw_options, draw
+from ..seeds import Stream, generator
+from .contract import HookedNetwork, Mixed, Mixer
+
+
+def box_around(centre: Tensor, lam: Tensor, height: int, width: int) -> Tensor:
+    """Boxes whose sides are ``sqrt(1 - lam)`` of the image's, clipped to it (Yun et al., section 3.1, eq. 2).
+
+    Args:
+        centre: Row and column of each centre, as shares of height and width in [0, 1), [B, 2].
+        lam: Share of the image that is left, before clipping, [B].
+        height, width: Of the images, in pixels.
+
+    Returns:
+        First row, row after the last, first column, column after the last, [B, 4] int64.
+    """
+    size = torch.tensor([height, width], device=lam.device)
+    side = ((1 - lam).sqrt()[:, None] * size).long()
+    middle = (centre * size).long()
+    low = torch.minimum((middle - side // 2).clamp_min(0), size)
+    high = torch.minimum(middle + (side + 1) // 2, size)
+    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+
+
+def box_between(place: Tensor, extent: Tensor, minmax: Sequence[float], height: int, width: int) -> Tensor:
+    """Boxes whose sides are drawn between two shares of the image's, wholly within it, as timm's ``cutmix_minmax``.
+
+    Args:
+        place: Of the box among the possible ones, from top left to bottom right, in [0, 1), [B, 2].
+        extent: Of the sides between the least and the largest, in [0, 1), [B, 2].
+        minmax: Least and largest side, as shares of the image's.
+        height, width: Of the images, in pixels.
+
+    Returns:
+        As :func:`box_around`.
+    """
+    size = torch.tensor([height, width], device=place.device)
+    least, most = ((share * size).long() for share in minmax)
+    side = least + (extent * (most - least)).long()
+    low = (place * (size - side + 1)).long()
+    high = low + side
+    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+
+
+def paste(images: Tensor, perm: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+    """Paste each partner into the box of its image.
+
+    Args:
+        images: [B, C, H, W].
+        perm: Partner of each image, [B].
+        box: [B, 4], see :func:`box_around`.
+
+    Returns:
+        The images, and the share of each that was left, [B] fp32: ``1 - area / (H * W)``.
+    """
+    height, width = images.shape[2:]
+    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
+    top, bottom, left, right = box.T.unsqueeze(2)
+    inside_rows, inside_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    inside = (inside_rows[:, :, None] & inside_columns[:, None, :]).unsqueeze(1)
+    area = inside_rows.sum(1) * inside_columns.sum(1)
+    return torch.where(inside, images[perm], images), 1 - area.float() / (height * width)
+
+
+@dataclass(frozen=True)
+class CutMix(Mixer):
+    """CutMix. Defaults: those of its paper's code for ImageNet; the AlignMix paper trains with ``alpha=2``.
+
+    Args:
+        alpha: Share of the image that is left ~ Beta(alpha, alpha), > 0; targets follow the area after clipping.
+        prob: Probability that a batch is mixed, in [0, 1]; the paper's is 0.5 for CIFAR.
+        per_example: One box for each example, or one for the batch.
+        minmax: Least and largest side of the box as shares of the image's, in place of alpha.
+
+    Raises:
+        ValueError: an option outside its range.
+    """
+
+    name: ClassVar[str] = "cutmix"
+
+    alpha: float = 1.0
+    prob: float = 1.0
+    per_example: bool = False
+    minmax: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        check_draw_options(self.alpha, prob=self.prob)
+        if self.minmax is not None and not (len(self.minmax) == 2 and 0 <= self.minmax[0] <= self.minmax[1] <= 1):
+            raise ValueError(f"minmax must be two shares in [0, 1], the least first, got {self.minmax}.")
+
+    def draw(self, batch_size: int, place: Place) -> MixParams:
+        """Draw permutation, lam, and the places of the boxes as shares of the image."""
+        params = draw(
+            batch_size, *place, alpha=self.alpha, modes=("input",), prob=self.prob, per_example=self.per_example
+        )
+        if params.mode == "none":
+            return params
+        drawn = generator(place.seed, Stream.REGION, *place[1:]).random((batch_size if self.per_example else 1, 4))
+        region = torch.from_numpy(np.broadcast_to(drawn.astype(np.float32), (batch_size, 4)).copy())
+        return replace(params, mixer=self.name, extra={"place": region[:, :2], "extent": region[:, 2:]})
+
+    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+        """Paste, and mix the targets by area."""
+        height, width = images.shape[2:]
+        if self.minmax is None:
+            box = box_around(params.extra["place"], params.lam, height, width)
+        else:
+            box = box_between(params.extra["place"], params.extra["extent"], self.minmax, height, width)
+        images, lam = paste(images, params.perm, box)
+        return Mixed(images, None if targets is None else mix_targets(targets, params.perm, lam))
