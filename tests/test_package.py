@@ -37,11 +37,6 @@ def test_public_names_exist_and_are_documented() -> None:
         assert item.__doc__ or name in ("MODES", "Mode"), name
 
 
-def test_ci_runs_the_command_of_the_readme() -> None:
-    command = (ROOT / ".ci" / "run").read_text().strip().splitlines()[-1]
-    assert command in (ROOT / "README.md").read_text().splitlines()
-
-
 def test_python_in_the_readme_runs(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert blocks
