@@ -1,8 +1,8 @@
 """Train a small timm model with AlignMix, and the same model without mixing, on real images.
 
     accelerate launch recipes/quickstart.py
-    accelerate launch recipes/quickstart.py --train-size 10000 --augment --epochs 12
-    accelerate launch recipes/quickstart.py --data path/or/name --model resnet18 --image-size 64 --epochs 3
+    accelerate launch recipes/quickstart.py --train-size 10000 --augment --epochs 12 --out runs/augmented
+    accelerate launch recipes/quickstart.py --data path/or/name --model resnet18 --image-size 64 --out runs/mine
 
 By default it trains on 2,500 images without any other augmentation: few enough for a network to learn them by heart,
 which is what mixing is there to prevent. With all images and a short training, expect no gain.
@@ -11,6 +11,7 @@ Prints a table of both, saves the AlignMix model as a folder that plain timm loa
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 
 def main() -> None:
     args = parse_args()
+    check_out(args.out, args.overwrite)
     accelerator = Accelerator()
     train, test, names = load(args.data, args.image_size, args.image_column, args.label_column)
     train = train.subset(args.train_size, args.seed, args.augment)
@@ -62,6 +64,14 @@ def main() -> None:
     pictures.alignment(net, test, names, args.out / "alignment.png")
     print(f"Look at {args.out / 'mixed_inputs.png'} and {args.out / 'alignment.png'}.")
     print(f"To publish it: alignmix-timm push {args.out} USER/NAME")
+
+
+def check_out(folder: Path, overwrite: bool) -> None:
+    """Exit, before anything is trained, where the results could not be written or would replace others."""
+    if folder.exists() and not folder.is_dir():
+        sys.exit(f"error: --out must be a folder, {folder} is none: pass another --out.")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        sys.exit(f"error: {folder} is not empty: pass --overwrite to replace the results in it, or another --out.")
 
 
 def fit(
@@ -129,7 +139,7 @@ def print_table(table: dict[str, dict[str, float]], count: int, args: argparse.N
     print(f"{'':12s}" + "".join(f"{column:>10s}" for column in columns))
     for method, row in table.items():
         print(f"{method:12s}" + "".join(f"{row[column]:10.2f}" for column in columns))
-    print("One seed: repeat with --seed 1, 2, ... before you believe a difference.\n")
+    print("One seed: repeat with --seed 1 --out runs/seed-1, and so on, before you believe a difference.\n")
 
 
 def describe(row: dict[str, float], mixing: str, train: int, test: int, args: argparse.Namespace) -> Provenance:
@@ -137,7 +147,7 @@ def describe(row: dict[str, float], mixing: str, train: int, test: int, args: ar
     data = find_dataset(args.data)
     data.train_rows, data.eval_rows, data.eval_split = train, test, "test"
     defaults = vars(parse_args([]))
-    options = {name: value for name, value in vars(args).items() if name not in ("data", "out", "seed")}
+    options = {name: value for name, value in vars(args).items() if name not in ("data", "out", "overwrite", "seed")}
     usual = args.data == EMBEDDED and all(value == defaults[name] for name, value in options.items())
     return Provenance(
         data,
@@ -164,7 +174,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="for each process")
     parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("quickstart"))
+    parser.add_argument("--out", type=Path, default=Path("quickstart"), help="folder of the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace results that are in --out already")
     return parser.parse_args(argv)
 
 

@@ -2,7 +2,9 @@
 
 import json
 import re
+import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +15,13 @@ from launcher import ENVIRONMENT, ROOT, launcher
 from alignmix_timm import choose_point
 from alignmix_timm.points.effect import alignment_effect
 
+QUICKSTART = ROOT / "recipes" / "quickstart.py"
 SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
 
 
 def launch(folder: Path, *args: object, processes: int = 1, expect: int = 0) -> str:
     """Run ``accelerate launch`` in a folder, and return what it printed."""
-    line = [*launcher(processes), str(ROOT / "recipes" / "quickstart.py"), *map(str, args)]
+    line = [*launcher(processes), str(QUICKSTART), *map(str, args)]
     done = subprocess.run(line, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -26,7 +29,9 @@ def launch(folder: Path, *args: object, processes: int = 1, expect: int = 0) -> 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_quickstart(tmp_path: Path, processes: int) -> None:
-    printed = launch(tmp_path, "--epochs", 6, processes=processes)
+    (tmp_path / "quickstart").mkdir()
+    (tmp_path / "quickstart" / "alignment.png").write_text("of a former run")
+    printed = launch(tmp_path, "--epochs", 6, "--overwrite", processes=processes)
     rows = dict(re.findall(r"^(no mixing|AlignMix) +([\d.]+) ", printed, re.MULTILINE))
     assert min(float(accuracy) for accuracy in rows.values()) > 50  # chance is 10
     assert "img/s" in printed
@@ -42,6 +47,27 @@ def test_quickstart(tmp_path: Path, processes: int) -> None:
         data = (tmp_path / "quickstart" / picture).read_bytes()
         assert data.startswith(b"\x89PNG")
         assert len(data) > 20_000
+
+
+@pytest.mark.parametrize(
+    ("existing", "says"),
+    [
+        ("quickstart/model/config.json", "quickstart is not empty: pass --overwrite to replace the results in it, or"),
+        ("quickstart", "--out must be a folder, quickstart is none: pass another --out."),
+    ],
+)
+def test_quickstart_leaves_what_is_there_alone(
+    existing: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / existing).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / existing).write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(QUICKSTART.parent)
+    monkeypatch.setattr(sys, "argv", [str(QUICKSTART)])
+    with pytest.raises(SystemExit, match=f"^error: {says}") as stopped:
+        runpy.run_path(str(QUICKSTART), run_name="__main__")
+    assert len(str(stopped.value).splitlines()) == 1
+    assert (tmp_path / existing).read_text() == "mine"
 
 
 def test_quickstart_refuses_data_without_the_columns(tmp_path: Path) -> None:

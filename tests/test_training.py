@@ -288,10 +288,10 @@ def test_a_full_disk_is_one_sentence(data: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", ["test_vit", "test_convnext", "test_efficientnet", "test_mambaout", "test_resnet"])
 def test_dry_runs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(TrainConfig(dry_run=True, model=model, output=str(tmp_path / "run"), model_ema=True, workers=0))
-    assert (
-        f"Dry run of {model}: two updates, evaluation, checkpoint and weights for timm work." in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert f"Dry run of {model}: two updates, evaluation, checkpoint and weights for timm work." in printed
     assert not list(tmp_path.iterdir())
+    assert str(tmp_path) not in printed  # nobody is sent to a folder that is gone
 
 
 def test_dry_run_on_two_processes(tmp_path: Path) -> None:

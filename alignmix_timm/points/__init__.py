@@ -59,7 +59,8 @@ def choose_point(
     """Choose where to mix.
 
     Args:
-        model: A timm classifier, or any module with ``get_classifier()`` that maps images to logits.
+        model: A timm classifier, an :class:`alignmix_timm.AlignMixModel` of one, or any module with
+            ``get_classifier()`` that maps images to logits.
         input_size: (C, H, W) of the images in use; None is the size the model was built for.
         feature_module: Overrides the choice: a module's name, or an index into the candidate blocks in the order in
             which they run (-1 is the last).
@@ -72,6 +73,8 @@ def choose_point(
     """
     if input_size is not None and len(input_size) != 3:
         raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
+    if not hasattr(model, "get_classifier"):
+        model = getattr(getattr(model, "hooks", None), "model", model)  # in an AlignMixModel or Autoencoder
     maps = FeatureMaps(model, built_for(model) if input_size is None else input_size)
     if feature_module is None:
         name, reason = maps.deepest()

@@ -327,7 +327,8 @@ class Run:
         if self.accelerator.is_main_process:
             self._save_model(self.folder / "model", result)
             draw_curves(self.journal.path, self.folder / "curves.png")
-        self.journal.say(f"Done: weights for plain timm are in {self.folder / 'model'}.")
+        if not self.config.dry_run:  # which deletes its folder
+            self.journal.say(f"Done: weights for plain timm are in {self.folder / 'model'}.")
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
