@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alignmix_timm import Autoencoder, assign
+from alignmix_timm.figures import new_figure, save_figure
 from alignmix_timm.interpolation import interpolate
 from alignmix_timm.pairs import Pairs, draw_pairs, held_out_pairs
 from alignmix_timm.publish import load_for_timm
@@ -27,9 +28,7 @@ from alignmix_timm.visualize import (
     interpolations_figure,
     main,
     methods_figure,
-    new_figure,
     points_figure,
-    save_figure,
 )
 
 
