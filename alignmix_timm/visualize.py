@@ -99,17 +99,17 @@ def interpolations_figure(model: Autoencoder, pairs: Pairs) -> Any:
     rows = []
     for equation, kept, partner in ((12, pairs.first, pairs.second), (13, pairs.second, pairs.first)):
         for kind, decoded in zip(("unaligned", "aligned"), interpolate(model, kept, partner, LAMS), strict=True):
-            rows.append((f"({equation})\n{kind}", [model.rescale(kept), *decoded, model.rescale(partner)]))
+            rows.append((f"eq. {equation}\n{kind}", [model.rescale(kept), *decoded, model.rescale(partner)]))
     height, width = len(rows) * len(pairs.first), len(LAMS) + 2
-    figure = new_figure(1.1 * width + 0.3, 1.1 * height + 0.3)
+    figure = new_figure(width + 0.3, height + 0.4)
     axes = figure.subplots(height, width, squeeze=False)
     for place, line in enumerate(axes):
         pair, row = divmod(place, len(rows))
         label, images = rows[row]
-        line[0].set_ylabel(label, fontsize="small")
+        line[0].set_ylabel(label, fontsize="medium")
         for one, batch in zip(line, images, strict=True):
             show(one, batch[pair])
-    for one, title in zip(axes[0], ("kept", *(f"{lam:.2f}" for lam in LAMS), "partner"), strict=True):
+    for one, title in zip(axes[0], ("kept", *(f"lam {lam:.2f}" for lam in LAMS), "partner"), strict=True):
         one.set_title(title, fontsize="medium")
     return figure
 

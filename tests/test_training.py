@@ -110,6 +110,11 @@ def test_learning_rates_and_updates_do_not_depend_on_processes_or_accumulation(d
     assert len(curves[0]) == 3 * (160 // 64)
     assert max(rate for _, rate in curves[0]) == 0.2 * 64 / 256
     check_bins(tmp_path / "two")
+    alone = Run(config(data, tmp_path / "alone", lr=None, model_ema=True, eval_only=str(tmp_path / "two"), **options))
+    measured, bins = alone.evaluate_all(), records(tmp_path / "two", "reliability")[-1]
+    assert records(tmp_path / "two", "eval")[-1] == pytest.approx({**measured, "kind": "eval", "step": 6, "epoch": 3.0})
+    assert all(bins[name] == pytest.approx(value, abs=1e-4) for name, value in alone.bins.items())
+    assert alone.bins.keys() == bins.keys() - {"kind", "step"}
 
 
 def test_accumulated_gradients_are_those_of_the_whole_update(data: str, tmp_path: Path) -> None:
