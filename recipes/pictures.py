@@ -1,67 +1,82 @@
-"""Two pictures of AlignMix: mixed training images with their targets, and the alignment of a pair."""
+"""Two pictures of AlignMix: mixed training images beside their sources, and the alignment plan of a pair."""
 
 from pathlib import Path
+from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 from images import Images
-from matplotlib.axes import Axes
 from torch import Tensor, nn
 
 from alignmix_timm import MixingPoint, assign, choose_point, draw, mix
+from alignmix_timm.evaluation.plotting import new_figure, save_figure, show
 
-COLUMNS, ROWS = 6, 3
+ROWS = 4
 
 
-def mixed_inputs(train: Images, names: list[str], path: Path, seed: int) -> None:
-    """A sheet of images as the model sees them in ``input`` mode, with their targets."""
-    count = COLUMNS * ROWS
+def draw_pictures(net: nn.Module, train: Images, test: Images, names: list[str], folder: Path, seed: int) -> None:
+    """Draw both into a folder, and say where; without matplotlib, say that there are none."""
+    try:
+        save_figure(mixed_inputs(train, names, seed), folder / "mixed_inputs.png")
+        save_figure(alignment(net, test, names), folder / "alignment.png")
+    except ImportError as error:
+        print(f"No pictures: {error}")
+    else:
+        print(f"Look at {folder / 'mixed_inputs.png'} and {folder / 'alignment.png'}.")
+
+
+def mixed_inputs(train: Images, names: list[str], seed: int) -> Any:
+    """Images as the model sees them in ``input`` mode, two in a row, each to the right of the two that it mixes."""
+    count = 4 * ROWS
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(train), generator=generator)[:count].tolist()
     images = torch.stack([train[index][0] for index in chosen])
-    labels = train.labels[chosen]
+    classes = [names[label] for label in train.labels[chosen]]
     params = draw(count, seed, step=0, modes=("input",))
     mixed = mix(images, images[params.perm], params.lam)
-    figure, axes = plt.subplots(ROWS, COLUMNS, figsize=(1.9 * COLUMNS, 2.2 * ROWS), layout="constrained")
-    for row, axis in enumerate(axes.flat):
-        lam, first, second = params.lam[row].item(), labels[row], labels[params.perm[row]]
-        axis.set_title(f"{lam:.2f} {names[first]}\n{1 - lam:.2f} {names[second]}", fontsize=9)
-        _show(axis, mixed[row])
-    figure.suptitle("Input mode: lam * first + (1 - lam) * second")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure = new_figure(9, 1.7 * ROWS + 0.6)
+    figure.suptitle("Input mode: images and targets are mixed alike", fontsize="x-large")
+    axes = figure.subplots(ROWS, 7, width_ratios=(1, 1, 1, 0.1, 1, 1, 1))
+    for gap in axes[:, 3]:
+        gap.set_axis_off()
+    pairs = [(first, second) for first, second in enumerate(params.perm.tolist()) if first != second]
+    for place, (first, second) in enumerate(pairs[: 2 * ROWS]):
+        lam = params.lam[first].item()
+        cells = axes[place // 2, 4 * (place % 2) :]
+        _show(cells[0], images[first], f"{lam:.2f} x {_short(classes[first])}")
+        _show(cells[1], images[second], f"+ {1 - lam:.2f} x {_short(classes[second])}")
+        _show(cells[2], mixed[first], "= mixed")
+    return figure
 
 
 @torch.no_grad()
-def alignment(net: nn.Module, test: Images, names: list[str], path: Path) -> None:
-    """Where an image finds its partners in another of its class, mirrored: the best for all, and all for one."""
-    pair = (test.labels == len(names) - 1).nonzero().flatten()[:2].tolist()
-    images = torch.stack([test[pair[0]][0], test[pair[1]][0].flip(2)])
+def alignment(net: nn.Module, test: Images, names: list[str]) -> Any:
+    """Rows of the plan between the first test images of the last two classes.
+
+    One row for each of three positions of the first image, those whose features have the largest, the median and the
+    smallest norm: the weights with which the features of the second image, at all of its positions, are averaged there.
+    """
+    present = test.labels.unique().tolist()
+    labels = (present[-1], present[-2:][0])
+    images = torch.stack([test[int((test.labels == label).nonzero()[0])][0] for label in labels])
+    classes = [_short(names[label]) for label in labels]
     point = choose_point(net, test.size)
     height, width = point.map_size
     first, second = _tokens(net, images, point)
     plan = assign(first, second).assignment[0].cpu()  # [N, N]
-    strongest = int(first[0].norm(dim=1).argmax())
+    order = first[0].norm(dim=1).argsort(descending=True).tolist()
     centers = [_center(position, point) for position in range(height * width)]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
-    for axis, image, title in zip(
-        axes,
-        (images[0], images[1], images[1]),
-        ("its positions are kept", "best partner of each position", "all partners of the circled position"),
-        strict=True,
-    ):
-        _show(axis, image)
-        axis.set_title(title)
-    for row, partner in enumerate(plan.argmax(1).tolist()):
-        badge = {"boxstyle": "circle", "facecolor": plt.get_cmap("hsv")(0.9 * row / len(plan)), "alpha": 0.7}
-        for axis, position in ((axes[0], row), (axes[1], partner)):
-            axis.text(*centers[position], f"{row + 1}", ha="center", va="center", fontsize=9, bbox=badge)
-    axes[0].plot(*centers[strongest], "o", markersize=30, mfc="none", mec="red", mew=3)
-    extent = (-0.5, test.size[2] - 0.5, test.size[1] - 0.5, -0.5)
-    axes[2].imshow(plan[strongest].reshape(height, width), cmap="inferno", alpha=0.65, extent=extent)
-    figure.suptitle(f"{names[-1]}, aligned at {point.feature_module}: {height} x {width} positions")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure = new_figure(9, 2.8)
+    figure.suptitle(f"The plan at {point.feature_module}, {height} x {width} positions", fontsize="x-large")
+    axes = figure.subplots(1, 4)
+    _show(axes[0], images[0], f"first: {classes[0]}")
+    badge = {"boxstyle": "circle", "facecolor": "white", "edgecolor": "red", "linewidth": 2}
+    size = (70 / max(height, width)) ** 2  # half a position, in points
+    for letter, position, axis in zip("abc", (order[0], order[len(order) // 2], order[-1]), axes[1:], strict=True):
+        axes[0].text(*centers[position], letter, ha="center", va="center", bbox=badge)
+        _show(axis, images[1], f"second: {classes[1]}, for {letter}")
+        shown = axis.scatter(*zip(*centers, strict=True), size, plan[position], vmin=0, vmax=1, edgecolors="white")
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="weight in the plan")
+    return figure
 
 
 def _tokens(net: nn.Module, images: Tensor, point: MixingPoint) -> tuple[Tensor, Tensor]:
@@ -83,6 +98,11 @@ def _center(position: int, point: MixingPoint) -> tuple[float, float]:
     return (column + 0.5) * image_width / width - 0.5, (row + 0.5) * image_height / height - 0.5
 
 
-def _show(axis: Axes, image: Tensor) -> None:
-    axis.imshow((image.permute(1, 2, 0) + 1) / 2)
-    axis.set_axis_off()
+def _show(axes: Any, image: Tensor, title: str) -> None:
+    show(axes, image)
+    axes.set_title(title, fontsize="medium", parse_math=False)
+
+
+def _short(name: str) -> str:
+    """A class name that fits above its image."""
+    return name if len(name) <= 12 else f"{name[:11]}…"

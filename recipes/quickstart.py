@@ -60,9 +60,7 @@ def main() -> None:
     print(f"Plain timm reloads {args.out / 'model'}: top-1 {restored:.2f} %, as trained {trained:.2f} %.")
     if restored != trained:
         raise SystemExit("The reloaded model has another accuracy than the trained one.")
-    pictures.mixed_inputs(train, names, args.out / "mixed_inputs.png", args.seed)
-    pictures.alignment(net, test, names, args.out / "alignment.png")
-    print(f"Look at {args.out / 'mixed_inputs.png'} and {args.out / 'alignment.png'}.")
+    pictures.draw_pictures(net, train, test, names, args.out, args.seed)
     print(f"To publish it: alignmix-timm push {args.out} USER/NAME")
 
 

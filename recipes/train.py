@@ -4,8 +4,8 @@
     accelerate launch recipes/train.py --config recipes/configs/fashion_mnist.yaml --output runs/fashion --resume auto
     python recipes/train.py --eval-only runs/fashion/best
 
-The folder of a run holds metrics.jsonl, curves.png, the checkpoints, the links last and best to two of them, and
-model/, which plain timm loads.
+The folder of a run holds metrics.jsonl, curves.png, reliability.png, the checkpoints, the links last and best to two of
+them, and model/, which plain timm loads.
 """
 
 from alignmix_timm.training.main import main

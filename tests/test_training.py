@@ -62,7 +62,22 @@ def test_a_run_leaves_weights_for_plain_timm_and_what_made_them(data: str, tmp_p
     assert result["rows"] == result["ema_rows"] == 61
     assert (tmp_path / "config.yaml").read_text() == (tmp_path / "last" / "config.yaml").read_text()
     assert json.loads((tmp_path / "versions.json").read_text())["timm"] == timm.__version__
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("curves.png", "reliability.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    check_bins(tmp_path)
+
+
+def check_bins(output: Path) -> None:
+    """Each evaluation's bins of confidence hold every row once, and give its accuracy and calibration error."""
+    evaluations, reliabilities = records(output, "eval"), records(output, "reliability")
+    assert [line["step"] for line in reliabilities] == [line["step"] for line in evaluations] != []
+    for line, bins in zip(evaluations, reliabilities, strict=True):
+        for prefix in ("", "ema_") if "ema_top1" in line else ("",):
+            examples, correct, confidence = (bins[prefix + key] for key in ("examples", "correct", "confidence"))
+            assert sum(examples) == line[f"{prefix}rows"] == 61
+            assert 100 * sum(correct) / 61 == pytest.approx(line[f"{prefix}top1"])
+            gap = sum(abs(right - sure) for right, sure in zip(correct, confidence, strict=True))
+            assert 100 * gap / 61 == pytest.approx(line[f"{prefix}ece"], abs=1e-3)
 
 
 def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
@@ -94,7 +109,12 @@ def test_learning_rates_and_updates_do_not_depend_on_processes_or_accumulation(d
     assert curves[0] == curves[1] == curves[2]
     assert len(curves[0]) == 3 * (160 // 64)
     assert max(rate for _, rate in curves[0]) == 0.2 * 64 / 256
-    assert {line["rows"] for line in records(tmp_path / "two", "eval")} == {61}
+    check_bins(tmp_path / "two")
+    alone = Run(config(data, tmp_path / "alone", lr=None, model_ema=True, eval_only=str(tmp_path / "two"), **options))
+    measured, bins = alone.evaluate_all(), records(tmp_path / "two", "reliability")[-1]
+    assert records(tmp_path / "two", "eval")[-1] == pytest.approx({**measured, "kind": "eval", "step": 6, "epoch": 3.0})
+    assert all(bins[name] == pytest.approx(value, abs=1e-4) for name, value in alone.bins.items())
+    assert alone.bins.keys() == bins.keys() - {"kind", "step"}
 
 
 def test_accumulated_gradients_are_those_of_the_whole_update(data: str, tmp_path: Path) -> None:

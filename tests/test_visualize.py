@@ -15,15 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from alignmix_timm import Autoencoder, assign
+from alignmix_timm.evaluation.plotting import new_figure, save_figure
 from alignmix_timm.paper.figures import (
     LAMS,
     cutmix,
     interpolations_figure,
     main,
     methods_figure,
-    new_figure,
     points_figure,
-    save_figure,
 )
 from alignmix_timm.paper.interpolations import interpolate
 from alignmix_timm.paper.pairs import Pairs, draw_pairs, held_out_pairs
@@ -191,6 +190,8 @@ def test_the_figures_show_the_images_grey_and_in_colour(channels: int) -> None:
         line = cells[9 * row : 9 * row + 9]
         assert all(np.array_equal(cell, displayed(image)) for cell, image in zip(line, expected, strict=True))
     assert cells[0].shape == ((32, 32) if channels == 1 else (32, 32, 3))
+    titles = [axes.get_title() for axes in figure.axes[:9]]
+    assert titles == ["kept", *(f"lam {lam:.2f}" for lam in LAMS), "partner"]
 
 
 def test_the_toy_example_is_aligned_as_the_paper_says() -> None:

@@ -4,25 +4,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .calibration import confidence_gaps
+from .calibration import calibration_error, confidence_bins
 
 _BINS = 15
 
 
 def no_scores() -> Tensor:
     """The sums over no rows."""
-    return torch.zeros(4 + _BINS, dtype=torch.float64)
+    return torch.zeros(4 + 3 * _BINS, dtype=torch.float64)
 
 
 def scores(logits: Tensor, labels: Tensor) -> Tensor:
-    """Sums over a batch: rows, right at top-1, right at top-5, loss, and the confidence gap of each bin.
+    """Sums over a batch: rows, right at top-1, right at top-5, loss, and those of each bin of confidence.
 
     Args:
         logits: [N, C].
         labels: Class indices, [N].
 
     Returns:
-        [4 + 15] float64, to be added up and given to :func:`summary`.
+        [4 + 3 * 15] float64, to be added up and given to :func:`summary` and :func:`reliability`.
     """
     if logits.device.type == "mps":  # which has no float64
         logits, labels = logits.cpu(), labels.cpu()
@@ -30,7 +30,7 @@ def scores(logits: Tensor, labels: Tensor) -> Tensor:
     right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     head = torch.stack([torch.ones_like(labels).sum(), right[:, 0].sum(), right.any(1).sum(), loss])
-    return torch.cat([head, confidence_gaps(logits, labels, _BINS)])
+    return torch.cat([head, confidence_bins(logits, labels, _BINS).flatten()])
 
 
 def summary(sums: Tensor) -> dict[str, float]:
@@ -43,5 +43,18 @@ def summary(sums: Tensor) -> dict[str, float]:
     if not rows:
         raise ValueError("there is no row to evaluate.")
     top1, top5, loss = (sums[1:4] / rows).tolist()
-    ece = float(sums[4:].abs().sum() / rows)
+    ece = calibration_error(sums[4:].view(3, _BINS))
     return {"rows": rows, "top1": 100 * top1, "top5": 100 * top5, "loss": loss, "ece": 100 * ece}
+
+
+def reliability(sums: Tensor) -> dict[str, list[float]]:
+    """The sums over each bin of confidence, lowest first: of ``examples``, those ``correct``, and ``confidence``.
+
+    Confidences are rounded to six digits after the point, to be written to a file.
+    """
+    examples, correct, confidence = sums[4:].view(3, _BINS).tolist()
+    return {
+        "examples": [int(count) for count in examples],
+        "correct": [int(count) for count in correct],
+        "confidence": [round(total, 6) for total in confidence],
+    }

@@ -20,12 +20,24 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, num_bins: int = 1
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
         raise ValueError(f"logits must be [N, C] and labels [N], got {tuple(logits.shape)} and {tuple(labels.shape)}.")
-    return float(confidence_gaps(logits, labels, num_bins).abs().sum() / len(labels))
+    return calibration_error(confidence_bins(logits, labels, num_bins))
 
 
-def confidence_gaps(logits: Tensor, labels: Tensor, num_bins: int = 15) -> Tensor:
-    """Sum of (right or not) - confidence over the examples of each bin, [num_bins] float64; sums of batches add up."""
+def confidence_bins(logits: Tensor, labels: Tensor, num_bins: int = 15) -> Tensor:
+    """Sums over the examples of each bin of confidence; those of batches and processes add up.
+
+    Args and bins as :func:`expected_calibration_error`.
+
+    Returns:
+        [3, num_bins] float64: examples, those classified correctly, and the sum of their confidences.
+    """
     confidence, prediction = logits.double().softmax(1).max(1)
-    gap = prediction.eq(labels).double() - confidence
+    values = torch.stack([torch.ones_like(confidence), prediction.eq(labels).double(), confidence])
     bins = (confidence * num_bins).ceil().long().clamp(1, num_bins) - 1
-    return torch.zeros(num_bins, dtype=torch.float64, device=gap.device).index_add_(0, bins, gap)
+    return torch.zeros(3, num_bins, dtype=torch.float64, device=logits.device).index_add_(1, bins, values)
+
+
+def calibration_error(bins: Tensor) -> float:
+    """Expected calibration error in [0, 1] of the sums [3, num_bins] that :func:`confidence_bins` gives."""
+    examples, correct, confidence = bins
+    return float((correct - confidence).abs().sum() / examples.sum())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..evaluation.plotting import new_figure, save_figure, show
 from ..functional import mix
 from ..networks.autoencoder import Autoencoder
 from ..training.restore import load_autoencoder, saved_config
@@ -98,17 +99,17 @@ def interpolations_figure(model: Autoencoder, pairs: Pairs) -> Any:
     rows = []
     for equation, kept, partner in ((12, pairs.first, pairs.second), (13, pairs.second, pairs.first)):
         for kind, decoded in zip(("unaligned", "aligned"), interpolate(model, kept, partner, LAMS), strict=True):
-            rows.append((f"({equation})\n{kind}", [model.rescale(kept), *decoded, model.rescale(partner)]))
+            rows.append((f"eq. {equation}\n{kind}", [model.rescale(kept), *decoded, model.rescale(partner)]))
     height, width = len(rows) * len(pairs.first), len(LAMS) + 2
-    figure = new_figure(1.1 * width + 0.3, 1.1 * height + 0.3)
+    figure = new_figure(width + 0.3, height + 0.4)
     axes = figure.subplots(height, width, squeeze=False)
     for place, line in enumerate(axes):
         pair, row = divmod(place, len(rows))
         label, images = rows[row]
-        line[0].set_ylabel(label, fontsize="small")
+        line[0].set_ylabel(label, fontsize="medium")
         for one, batch in zip(line, images, strict=True):
             show(one, batch[pair])
-    for one, title in zip(axes[0], ("kept", *(f"{lam:.2f}" for lam in LAMS), "partner"), strict=True):
+    for one, title in zip(axes[0], ("kept", *(f"lam {lam:.2f}" for lam in LAMS), "partner"), strict=True):
         one.set_title(title, fontsize="medium")
     return figure
 
@@ -145,37 +146,6 @@ def cutmix(first: Tensor, second: Tensor, lam: float) -> Tensor:
     mixed = first.clone()
     mixed[..., top : top + tall, left : left + wide] = second[..., top : top + tall, left : left + wide]
     return mixed
-
-
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure, in inches.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'alignmix-timm[plots]'.") from error
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def show(axes: Any, image: Tensor) -> None:
-    """An image [C, H, W] in [-1, 1], grey or colour, without ticks."""
-    pixels = ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).squeeze(2)
-    axes.imshow(pixels.cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xticks=[], yticks=[])
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write a PNG; a picture of this name is replaced once the new one is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
-    try:
-        figure.savefig(partial, format="png", dpi=80)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

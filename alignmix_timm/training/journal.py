@@ -1,7 +1,6 @@
-"""What a run reports: ``metrics.jsonl``, trackers, a progress bar or plain lines, and curves."""
+"""What a run reports: ``metrics.jsonl``, trackers, and a progress bar or plain lines."""
 
 import json
-import logging
 import os
 import sys
 import time
@@ -13,8 +12,6 @@ from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
 from .config import TrainConfig
-
-_logger = logging.getLogger(__name__)
 
 
 class Journal:
@@ -34,11 +31,15 @@ class Journal:
         self.accelerator.log({f"{kind}/{name}": value for name, value in numbers.items()}, step=step)
         if not self.main:
             return
-        line = {"kind": kind, "step": step, **record, "time": round(time.time(), 1)}
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        self.keep(kind, step, {**record, "time": round(time.time(), 1)})
         text = ", ".join(f"{name} {_short(value)}" for name, value in record.items())
         self.say(f"{kind} at update {step}/{self.bar.total}: {text}")
+
+    def keep(self, kind: str, step: int, record: dict[str, Any]) -> None:
+        """Record only."""
+        if self.main:
+            with self.path.open("a") as file:
+                file.write(json.dumps({"kind": kind, "step": step, **record}) + "\n")
 
     def say(self, text: str) -> None:
         """A line for the reader."""
@@ -84,32 +85,6 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return records
-
-
-def draw_curves(path: Path, picture: Path) -> None:
-    """Draw loss, learning rate, alignment and accuracy over the updates, if matplotlib is there."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        _logger.warning("No curves: matplotlib is not installed (pip install 'alignmix-timm[plots]').")
-        return
-    records = read_journal(path)
-    panels = {
-        "loss": ("train", lambda name: name == "loss" or name.startswith("loss_")),
-        "learning rate": ("train", lambda name: name == "lr"),
-        "alignment": ("train", lambda name: name in ("marginal_error", "mixed_acc")),
-        "top-1 %": ("eval", lambda name: name.endswith("top1")),
-    }
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    for axes, (title, (kind, wanted)) in zip(figure.subplots(2, 2).flat, panels.items(), strict=True):
-        chosen = [record for record in records if record["kind"] == kind]
-        for name in dict.fromkeys(name for record in chosen for name in record if wanted(name)):
-            points = [(record["step"], record[name]) for record in chosen if name in record]
-            axes.plot(*zip(*points, strict=True), marker="." if len(points) < 30 else "", label=name)
-        axes.set(title=title, xlabel="update")
-        if axes.lines:
-            axes.legend(fontsize="small")
-    figure.savefig(picture)
 
 
 def _short(value: Any) -> str:

@@ -19,7 +19,7 @@ from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad, distribute_bn
 from torch import Tensor, nn
 
-from ..evaluation.accuracy import no_scores, scores, summary
+from ..evaluation.accuracy import no_scores, reliability, scores, summary
 from ..params import Place
 from ..points.effect import alignment_effect
 from ..publishing.push import Uploads
@@ -38,11 +38,12 @@ from .build import (
 )
 from .checkpoint import Checkpoints, check_changes, find, read_progress, write_options, write_progress
 from .config import TrainConfig
+from .curves import draw_run
 from .data.batches import make_schedule
 from .data.loaders import Loaders
 from .data.splits import load_splits, synthetic_splits
 from .data.transforms import data_config
-from .journal import Journal, check_trackers, draw_curves
+from .journal import Journal, check_trackers
 from .meters import Metrics
 from .mixing import build_mixer, mixed_accuracy
 from .provenance import of_run
@@ -55,6 +56,7 @@ class Run:
     Attributes:
         step: Updates done so far.
         total: Updates of the whole run.
+        bins: Of the last evaluation, by confidence; see :func:`alignmix_timm.evaluation.accuracy.reliability`.
 
     Raises:
         ValueError: options, data, model and checkpoint do not go together.
@@ -99,6 +101,7 @@ class Run:
         self.loaders = Loaders(config, self.splits, self.data, self.schedule, self.accelerator)
         self.metrics = Metrics(self.schedule.micro_batch)
         self.step, self.best = 0, -1.0
+        self.bins: dict[str, list[float]] = {}
         if start is not None:
             self.load(start)
 
@@ -168,6 +171,10 @@ class Run:
 
     def evaluate(self, net: nn.Module) -> dict[str, float]:
         """Measure on every row of the evaluation split exactly once, whatever the number of processes."""
+        return summary(self._scores(net))
+
+    def _scores(self, net: nn.Module) -> Tensor:
+        """Sums over the evaluation split and all processes."""
         if self.accelerator.num_processes > 1:
             distribute_bn(net, self.accelerator.num_processes)  # batch-norm statistics of the main process, as saved
         self.model.eval()
@@ -180,14 +187,14 @@ class Run:
                     batch = self._to_device(batch)
                     sums = sums + scores(net(batch["pixel_values"]), batch["labels"])
         self.model.train()
-        return summary(self.accelerator.reduce(sums, "sum").cpu())
+        return self.accelerator.reduce(sums, "sum").cpu()
 
     def evaluate_all(self) -> dict[str, float]:
         """The measurements of the model, and, with the prefix ``ema_``, of its average."""
-        result = self.evaluate(self.net)
-        if self.ema is not None:
-            result |= {f"ema_{name}": value for name, value in self.evaluate(self.ema.module).items()}
-        return result
+        nets = {"": self.net} if self.ema is None else {"": self.net, "ema_": self.ema.module}
+        sums = {prefix: self._scores(net) for prefix, net in nets.items()}
+        self.bins = {prefix + name: bins for prefix, one in sums.items() for name, bins in reliability(one).items()}
+        return {prefix + name: value for prefix, one in sums.items() for name, value in summary(one).items()}
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
@@ -267,6 +274,7 @@ class Run:
     def _evaluate_and_save(self) -> dict[str, float]:
         result = self.evaluate_all()
         self.journal.write("eval", self.step, {"epoch": self.step / self.schedule.updates_per_epoch, **result})
+        self.journal.keep("reliability", self.step, self.bins)
         score = result["ema_top1" if self.ema is not None else "top1"]
         improved, self.best = score > self.best, max(score, self.best)
         self._save(improved)
@@ -326,7 +334,7 @@ class Run:
         self._write_effect()
         if self.accelerator.is_main_process:
             self._save_model(self.folder / "model", result)
-            draw_curves(self.journal.path, self.folder / "curves.png")
+            draw_run(self.folder)
         if not self.config.dry_run:  # which deletes its folder
             self.journal.say(f"Done: weights for plain timm are in {self.folder / 'model'}.")
         for tracker in self.accelerator.trackers:
