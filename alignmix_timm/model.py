@@ -72,11 +72,11 @@ class AlignMixModel(nn.Module):
 
         Args:
             pixel_values: Images, [B, C, H, W].
-            labels: Class indices [B], or one-hot, soft or multi-label targets [B, C].
+            labels: Class indices [B], or one-hot, soft or multi-label targets [B, C]; may be left out in eval mode.
             mix: Parameters from the collator or :func:`alignmix_timm.draw`; ignored in eval mode.
 
         Raises:
-            ValueError: training without ``mix``; ``mix`` of another batch size; labels that do not fit.
+            ValueError: training without ``mix`` or labels; ``mix`` of another batch size; labels that do not fit.
             RuntimeError, FloatingPointError: as :meth:`MixingHooks.check`.
         """
         if not self.training:
@@ -86,17 +86,20 @@ class AlignMixModel(nn.Module):
             logits, targets = self._mixed(pixel_values, labels, mix)
         return AlignMixOutput(None if targets is None else self.criterion(logits, targets), logits)
 
-    def _mixed(self, images: Tensor, labels: Tensor | None, params: MixParams | None) -> tuple[Tensor, Tensor | None]:
+    def _mixed(self, images: Tensor, labels: Tensor | None, params: MixParams | None) -> tuple[Tensor, Tensor]:
         if params is None:
             raise ValueError(
                 "training needs the mixing parameters of the batch: use AlignMixCollator as collate_fn, or pass "
                 "mix=draw(batch_size, seed, step). To train unmixed, draw with prob=0."
             )
         check_no_clean([params.mode])
+        if labels is None:
+            reason = params.unlabelled or "pass labels=..., or call model.eval() for logits alone."
+            raise ValueError(f"training needs labels, and the batch has none: {reason}")
         _check_size(params, images)
         params = params.to(images.device)
-        targets = None if labels is None else dense_targets(labels, self.num_classes, self.label_smoothing)
-        if targets is not None and params.mode != "none":
+        targets = dense_targets(labels, self.num_classes, self.label_smoothing)
+        if params.mode != "none":
             targets = mix_targets(targets, params.perm, params.lam)
         self.hooks.arm(params, image_size(images))
         try:

@@ -29,6 +29,7 @@ class MixParams:
             autoencoder. ``feat_swap`` was already rewritten (see :func:`draw`): it is applied exactly as ``feat``.
         lam: Share of the example itself, in [0, 1], [B] fp32.
         perm: Partner of each example, [B] int64.
+        unlabelled: Why the collator gave the batch no labels, for the error of a model that trains on it.
 
     Raises:
         ValueError: an unknown mode.
@@ -37,6 +38,7 @@ class MixParams:
     mode: Mode
     lam: Tensor
     perm: Tensor
+    unlabelled: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
