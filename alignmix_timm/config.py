@@ -1,7 +1,6 @@
 """The options of a training run: their meaning, defaults, and how they are read from YAML and the command line."""
 
 import argparse
-import math
 import sys
 import typing
 from collections.abc import Sequence
@@ -11,11 +10,11 @@ from typing import Any, Literal
 
 import yaml
 
+from .option_ranges import check_lists, check_ranges
 from .options import argument, nearest, typed
 from .params import MODES, check_draw_options, check_no_clean
 from .repository import check_name
 from .sinkhorn import check_options
-from .targets import check_smoothing
 
 Mixer = Literal["alignmix", "mixup", "cutmix", "none"]
 Method = Literal["alignmix", "alignmix_ae", "alignmix_vae"]
@@ -176,28 +175,10 @@ class TrainConfig:
             setattr(self, option.name, typed(option.name, hints[option.name], getattr(self, option.name)))
         if not self.data and not self.dry_run:
             raise ValueError("data must be the name of a dataset on the Hub or a folder: pass --data.")
-        least = dict(epochs=1, batch_size=1, log_every=1, eval_every=1, keep_checkpoints=1, workers=0, seed=0)
-        least |= dict(micro_batch_size=1, checkpoint_every=1, push_every=1, max_train_samples=1, max_eval_samples=1)
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise ValueError(f"{name} must be >= {bound}, got {value}.")
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction must be in (0, 1), got {self.val_fraction}.")
-        for name in ("scale", "ratio"):
-            if len(getattr(self, name)) != 2:
-                raise ValueError(f"{name} must be two numbers, got {getattr(self, name)}.")
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}. To leave it out, see --mixers.")
+        check_ranges(vars(self))
         if self.in_chans not in (1, 3):
             raise ValueError(f"in_chans must be 1 or 3, got {self.in_chans}.")
-        if self.embed_dim < 1 or self.grid < 1 or self.decoder_width < 1:
-            raise ValueError("embed_dim, grid and decoder_width must be >= 1.")
-        for name in ("reconstruction_weight", "kl_weight"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, got {value}.")
+        check_lists(vars(self))
         if self.layer_decay is not None and self.embedding != "none":
             raise ValueError(
                 "layer_decay needs --embedding none: the encoder does not tell its backbone's layers apart."
@@ -217,7 +198,6 @@ class TrainConfig:
             raise ValueError(f"trackers must be among {TRACKERS}, got {unknown}.")
         check_draw_options(self.alpha, self.modes, None, self.mix_prob)
         check_options(self.epsilon, self.num_iters, self.cost_scale)
-        check_smoothing(self.smoothing)
         self._check_push()
 
     def _check_push(self) -> None:

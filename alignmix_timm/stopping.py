@@ -60,12 +60,16 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder of a run in its main process; the lock ends with the process, however it ends.
 
     Raises:
-        ValueError: another process holds it, such as one left over from a launcher that was killed.
+        ValueError: it cannot be made; or another process holds it, such as one left over from a launcher that was
+            killed.
     """
     if process_index():
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"output must be a folder that can be written, got {folder}: {error}.") from error
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

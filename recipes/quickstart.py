@@ -26,7 +26,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
+from alignmix_timm.building import check_model
+from alignmix_timm.errors import told_in_a_sentence
 from alignmix_timm.evaluation.calibration import expected_calibration_error
+from alignmix_timm.option_ranges import check_ranges
+from alignmix_timm.parsing import OneLineParser
 from alignmix_timm.provenance import Provenance, find_dataset
 from alignmix_timm.publish import load_for_timm, save_for_timm
 
@@ -35,9 +39,22 @@ EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 
 def main() -> None:
     args = parse_args()
+    with told_in_a_sentence():
+        check_ranges(vars(args))
+        check_model(args.model)
+        compare(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Train both, and show what came of it.
+
+    Raises:
+        ValueError, OSError: the options, the data and the model do not go together.
+    """
     accelerator = Accelerator()
     train, test, names = load(args.data, args.image_size, args.image_column, args.label_column)
     train = train.subset(args.train_size, args.seed, args.augment)
+    check_enough(train, int((test.labels == len(names) - 1).sum()), args.batch_size, accelerator.num_processes)
     table, mixing = {}, ""
     for method, prob in (("no mixing", 0.0), ("AlignMix", 1.0)):
         set_seed(args.seed)  # both start from the same weights and see the same images in the same order
@@ -51,7 +68,7 @@ def main() -> None:
         return
     print_table(table, len(train), args)
     data = {"input_size": train.size, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
-    provenance = describe(table["AlignMix"], mixing, len(train), len(test), args)
+    provenance = describe(table["AlignMix"], mixing, len(train), test, args)
     save_for_timm(net, args.out / "model", names, data, provenance=provenance)
     reloaded = load_for_timm(args.out / "model").to(accelerator.device)
     trained, restored = (measure(*predict(one, test, accelerator.device))["top-1 %"] for one in (net, reloaded))
@@ -62,6 +79,21 @@ def main() -> None:
     pictures.alignment(net, test, names, args.out / "alignment.png")
     print(f"Look at {args.out / 'mixed_inputs.png'} and {args.out / 'alignment.png'}.")
     print(f"To publish it: alignmix-timm push {args.out} USER/NAME")
+
+
+def check_enough(train: Images, of_last_class: int, batch_size: int, processes: int) -> None:
+    """Raise ValueError for too few images: for one update, to mix, or for the pictures."""
+    if not 2 <= batch_size <= len(train) // processes:
+        raise ValueError(
+            f"batch_size must be >= 2, to mix, and at most the training images of a process, got {batch_size} for each "
+            f"of {processes} processes and {len(train)} images."
+        )
+    shown = pictures.COLUMNS * pictures.ROWS
+    if len(train) < shown or of_last_class < 2:
+        raise ValueError(
+            f"the pictures need {shown} training images, and 2 test images of the last class, got {len(train)} and "
+            f"{of_last_class}."
+        )
 
 
 def fit(
@@ -132,10 +164,10 @@ def print_table(table: dict[str, dict[str, float]], count: int, args: argparse.N
     print("One seed: repeat with --seed 1, 2, ... before you believe a difference.\n")
 
 
-def describe(row: dict[str, float], mixing: str, train: int, test: int, args: argparse.Namespace) -> Provenance:
+def describe(row: dict[str, float], mixing: str, train: int, test: Images, args: argparse.Namespace) -> Provenance:
     """What the card of the model says, should it be published."""
     data = find_dataset(args.data)
-    data.train_rows, data.eval_rows, data.eval_split = train, test, "test"
+    data.train_rows, data.eval_rows, data.eval_split = train, len(test), test.split
     defaults = vars(parse_args([]))
     options = {name: value for name, value in vars(args).items() if name not in ("data", "out", "seed")}
     usual = args.data == EMBEDDED and all(value == defaults[name] for name, value in options.items())
@@ -152,7 +184,7 @@ def describe(row: dict[str, float], mixing: str, train: int, test: int, args: ar
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--data", default=EMBEDDED, help="name or folder for datasets.load_dataset")
     parser.add_argument("--image-column", help="default: the first column of images")
     parser.add_argument("--label-column", help="default: the first column of class labels")
