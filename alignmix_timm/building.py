@@ -29,12 +29,18 @@ def check_names(config: TrainConfig) -> None:
 
 
 def check_model(name: str) -> None:
-    """Raise ValueError if timm has no such architecture; names the nearest."""
-    if ":" not in name and not timm.is_model(name):
+    """Raise ValueError if timm has no such architecture or pretrained tag; names the nearest."""
+    if ":" in name:
+        return  # on the Hub, or in a folder
+    if not timm.is_model(name):
         raise ValueError(
             f"model {name!r} cannot be built: timm has none of this name.{nearest(name, timm.list_models())} "
             "See timm.list_models()."
         )
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ValueError(f"model {name!r} cannot be built: {error} See timm.list_pretrained().") from error
 
 
 def build_model(config: TrainConfig, num_classes: int) -> Any:

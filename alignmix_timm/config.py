@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from .errors import end
 from .option_ranges import check_lists, check_ranges
 from .options import argument, nearest, typed
 from .params import MODES, check_draw_options, check_no_clean
@@ -280,5 +281,5 @@ def parse_config(
         config = TrainConfig(**layers | given)
         config.check()
     except (ValueError, TypeError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        end(f"{parser.prog}: error: {error}", 2)
     return config

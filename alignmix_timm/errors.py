@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 
@@ -30,11 +31,11 @@ def told_in_a_sentence() -> Iterator[None]:
     try:
         yield
     except (ValueError, FloatingPointError, OSError) as error:
-        _end(f"error{_process()}: {_reason(error)}", 1)
+        end(f"error{_process()}: {_reason(error)}", 1)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that a second one could stop
         outlive_launcher()
-        _end(f"Stopped by Ctrl-C{_process()}.", 128 + signal.SIGINT)
+        end(f"Stopped by Ctrl-C{_process()}.", 128 + signal.SIGINT)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
@@ -52,9 +53,10 @@ def outlive_launcher() -> None:
         time.sleep(0.02)
 
 
-def _end(sentence: str, status: int) -> None:
+def end(sentence: str, status: int) -> NoReturn:
+    """Print a sentence, leave it for the report of a launcher of several processes, and exit."""
     print(sentence, file=sys.stderr, flush=True)
-    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # what the launcher of several processes prints at the end
+    if report := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         with contextlib.suppress(OSError):
             Path(report).write_text(json.dumps({"message": sentence, "timestamp": int(time.time())}))
     raise SystemExit(status)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from .errors import end
 from .options import nearest
 
 
@@ -32,4 +33,4 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message alone."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        end(f"{self.prog}: error: {message}", 2)

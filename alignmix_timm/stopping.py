@@ -55,6 +55,14 @@ class StopSignal:
         self.received = number
 
 
+def make_folder(option: str, folder: Path) -> None:
+    """Make the folder that an option names; raise ValueError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option} must be a folder that can be written, got {str(folder)!r}: {error}.") from error
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder of a run in its main process; the lock ends with the process, however it ends.
@@ -66,10 +74,7 @@ def locked(folder: Path) -> Iterator[None]:
     if process_index():
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"output must be a folder that can be written, got {folder}: {error}.") from error
+    make_folder("output", folder)
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

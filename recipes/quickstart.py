@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pictures
-import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
@@ -26,13 +25,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
-from alignmix_timm.building import check_model
+from alignmix_timm.building import build_model, check_model
+from alignmix_timm.config import TrainConfig
 from alignmix_timm.errors import told_in_a_sentence
 from alignmix_timm.evaluation.calibration import expected_calibration_error
 from alignmix_timm.option_ranges import check_ranges
 from alignmix_timm.parsing import OneLineParser
 from alignmix_timm.provenance import Provenance, find_dataset
 from alignmix_timm.publish import load_for_timm, save_for_timm
+from alignmix_timm.stopping import make_folder
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 
@@ -42,6 +43,7 @@ def main() -> None:
     with told_in_a_sentence():
         check_ranges(vars(args))
         check_model(args.model)
+        make_folder("out", args.out)
         compare(args)
 
 
@@ -59,7 +61,7 @@ def compare(args: argparse.Namespace) -> None:
     for method, prob in (("no mixing", 0.0), ("AlignMix", 1.0)):
         set_seed(args.seed)  # both start from the same weights and see the same images in the same order
         start = time.perf_counter()
-        net = timm.create_model(args.model, num_classes=len(names))
+        net = build_model(TrainConfig(model=args.model, img_size=args.image_size), len(names))
         model = fit(net, train, prob, method, args, accelerator)
         table[method] = {**evaluate(model, test, accelerator), "seconds": time.perf_counter() - start}
         mixing = str(accelerator.unwrap_model(model).hooks.point)

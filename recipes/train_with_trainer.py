@@ -30,6 +30,7 @@ from alignmix_timm.option_ranges import check_ranges
 from alignmix_timm.parsing import OneLineParser
 from alignmix_timm.provenance import Provenance, find_dataset
 from alignmix_timm.publish import load_for_timm, save_for_timm
+from alignmix_timm.stopping import make_folder
 from alignmix_timm.transforms import data_config, eval_transform, train_transform
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
@@ -60,6 +61,7 @@ def train(args: argparse.Namespace) -> None:
     )
     config.check()
     check_names(config)
+    make_folder("output", Path(args.output))
     splits = load_splits(config)
     if not 2 <= args.batch_size <= len(splits.train):
         raise ValueError(
