@@ -1,6 +1,7 @@
 """The collator: a batch of examples, with the parameters by which the model will mix it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from .params import DrawOptions, MixParams, Place, process_index
 from .targets import check_labels
 
 _IMAGE_COLUMNS = ("pixel_values", "image", "img")
-_LABEL_COLUMNS = ("labels", "label")
+_LABEL_COLUMNS = ("labels", "label", "fine_label")
+_TRAINER_HINT = "With the Hugging Face Trainer, set remove_unused_columns=False."
 _MAX_WORKERS = 1024
 
 
@@ -28,7 +30,7 @@ class AlignMixCollator:
         seed: Seed of the run.
         num_classes: If given, class-index labels outside [0, num_classes) are an error here, in the data worker.
         image_column: Name of the images in an example; default the first of pixel_values, image, img.
-        label_column: Name of the labels; default the first of labels, label.
+        label_column: Name of the labels; default the first of labels, label, fine_label.
         mixer: How batches are mixed, the same as the model's; default AlignMix with the options below.
         **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`.
 
@@ -59,38 +61,75 @@ class AlignMixCollator:
             examples: Mappings with an image tensor [C, H, W] and a label, or (image, label) tuples.
 
         Returns:
-            ``pixel_values`` [B, C, H, W], ``labels`` [B] or [B, C] as in the dataset (absent if there are none), and
-            ``mix``: :class:`MixParams`.
+            ``pixel_values`` [B, C, H, W], ``labels`` [B] or [B, C] as in the dataset (absent if there are none, which
+            evaluation allows and training does not), and ``mix``: :class:`MixParams`.
 
         Raises:
-            ValueError: columns not found, images that are not tensors, labels outside the classes.
+            ValueError: columns not found, images that are not tensors, labels missing in some of the examples, of
+                another kind, or outside the classes.
         """
-        images, labels = self._columns(examples)
+        images, labels, unlabelled = self._columns(examples)
         wrong = next((image for image in images if not isinstance(image, Tensor)), None)
         if wrong is not None:
             raise ValueError(
                 f"images must be tensors [C, H, W], got {type(wrong).__name__}: apply the transform in the dataset."
             )
         batch: dict[str, Tensor | MixParams] = {"pixel_values": torch.stack(images)}
-        if labels:
-            collated = default_collate(labels)
-            if self.num_classes is not None and self.num_classes > 1 and collated.ndim == 1:
-                check_labels(collated, self.num_classes)
-            batch["labels"] = collated
-        batch["mix"] = self.mixer.draw(len(images), Place(self.seed, self._next_step(), self.process_index))
+        if not unlabelled:
+            batch["labels"] = self._stacked(labels)
+        params = self.mixer.draw(len(images), Place(self.seed, self._next_step(), self.process_index))
+        batch["mix"] = replace(params, unlabelled=unlabelled)
         return batch
 
-    def _columns(self, examples: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    def _columns(self, examples: Sequence[Any]) -> tuple[list[Any], list[Any], str]:
+        """Images, labels, and why there are no labels, if there are none."""
         first = examples[0]
-        if not isinstance(first, Mapping):
-            return [example[0] for example in examples], [example[1] for example in examples]
-        image = self.image_column or next((name for name in _IMAGE_COLUMNS if name in first), _IMAGE_COLUMNS[0])
-        label = self.label_column or next((name for name in _LABEL_COLUMNS if name in first), None)
+        if isinstance(first, tuple | list) and first:
+            images, unlabelled = [example[0] for example in examples], "the examples are tuples without a second item."
+            labels = [example[1] for example in examples] if len(first) > 1 else []
+        elif isinstance(first, Mapping):
+            images, labels, unlabelled = self._named(examples)
+        else:
+            kind = f"{type(first).__name__}{' without items' if isinstance(first, tuple | list) else ''}"
+            raise ValueError(f"examples must be mappings or (image, label) tuples, got {kind}.")
+        if not labels:
+            return images, [], unlabelled
+        missing = sum(label is None for label in labels)
+        if missing == len(labels):
+            return images, [], "the label of every example is None."
+        if missing:
+            raise ValueError(
+                f"labels must be given in all examples or in none, got None in {missing} of {len(labels)}."
+            )
+        return images, labels, ""
+
+    def _named(self, examples: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[Any], str]:
+        columns = sorted(examples[0])
+        image = self.image_column or next((name for name in _IMAGE_COLUMNS if name in columns), _IMAGE_COLUMNS[0])
+        label = self.label_column or next((name for name in _LABEL_COLUMNS if name in columns), None)
         for argument, name in (("image_column", image), ("label_column", label)):
-            if name is not None and name not in first:
-                raise ValueError(f"{argument} must be one of the columns {sorted(first)}, got {name!r}.")
-        labels = [] if label is None else [example[label] for example in examples]
-        return [example[image] for example in examples], labels
+            if name is not None and name not in columns:
+                raise ValueError(f"{argument} must be one of the columns {columns}, got {name!r}. {_TRAINER_HINT}")
+        images = [example[image] for example in examples]
+        if label is None:
+            unlabelled = (
+                f"none of the columns {columns} is one of {', '.join(_LABEL_COLUMNS)}: pass label_column to "
+                f"AlignMixCollator. {_TRAINER_HINT}"
+            )
+            return images, [], unlabelled
+        return images, [example[label] for example in examples], ""
+
+    def _stacked(self, labels: list[Any]) -> Tensor:
+        kinds = sorted({type(label).__name__ for label in labels})
+        try:
+            collated = default_collate(labels)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"labels must be class indices or targets of one shape, got {kinds}: {error}") from error
+        if not isinstance(collated, Tensor):
+            raise ValueError(f"labels must be class indices, or targets as tensors or arrays, got {kinds}.")
+        if self.num_classes is not None and self.num_classes > 1 and collated.ndim == 1:
+            check_labels(collated, self.num_classes)
+        return collated
 
     def _next_step(self) -> int:
         worker = get_worker_info()

@@ -72,7 +72,6 @@ class AlignMix:
         params = mixer.draw(len(images), Place(self.seed, self.step, process_index()))
         self.step, self.last = self.step + 1, params.label
         mixed = mix_batch(mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
-        assert mixed.targets is not None
         return mixed.images, mixed.targets
 
     def detach(self) -> None:

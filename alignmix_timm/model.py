@@ -10,7 +10,7 @@ from .attaching import attach
 from .hooks import AttachOptions
 from .mixers import AlignMixup, Mixed, Mixer, mix_batch
 from .output import AlignMixOutput
-from .params import MixParams
+from .params import MixParams, check_no_clean
 from .targets import check_num_classes, check_smoothing, dense_targets
 
 
@@ -63,11 +63,12 @@ class AlignMixModel(nn.Module):
 
         Args:
             pixel_values: Images, [B, C, H, W].
-            labels: Class indices [B], or one-hot, soft or multi-label targets [B, C].
+            labels: Class indices [B], or one-hot, soft or multi-label targets [B, C]; may be left out in eval mode.
             mix: Parameters from the collator, ``mixer.draw`` or :func:`alignmix_timm.draw`; ignored in eval mode.
 
         Raises:
-            ValueError: training without ``mix``; ``mix`` of another batch size or mixer; labels that do not fit.
+            ValueError: training without ``mix`` or labels; ``mix`` of another batch size or mixer; labels that do not
+                fit.
             RuntimeError, FloatingPointError: as :meth:`MixingHooks.check`.
         """
         if not self.training:
@@ -75,8 +76,6 @@ class AlignMixModel(nn.Module):
             loss = None if labels is None else self.criterion(logits, dense_targets(labels, self.num_classes))
             return AlignMixOutput(loss=loss, logits=logits)
         mixed, logits = self._mixed(pixel_values, labels, mix)
-        if mixed.targets is None:
-            return AlignMixOutput(logits=logits)
         loss = self.criterion(logits, mixed.targets)
         loss = loss if mixed.extra_loss is None else loss + mixed.extra_loss
         return AlignMixOutput(loss=loss, logits=logits, targets=mixed.targets)
@@ -87,6 +86,10 @@ class AlignMixModel(nn.Module):
                 "training needs the mixing parameters of the batch: use AlignMixCollator as collate_fn, or pass "
                 "mix=draw(batch_size, seed, step). To train unmixed, draw with prob=0."
             )
+        check_no_clean([params.mode])
+        if labels is None:
+            reason = params.unlabelled or "pass labels=..., or call model.eval() for logits alone."
+            raise ValueError(f"training needs labels, and the batch has none: {reason}")
         mixed = mix_batch(self.mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
         try:
             logits = self.model(mixed.images)

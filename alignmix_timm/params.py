@@ -49,6 +49,7 @@ class MixParams:
         layer: Where features are mixed, as a layer of :class:`alignmix_timm.mixers.ManifoldMixup`; None is the mixing
             point.
         extra: What else this mixer drew, [B, ...] each.
+        unlabelled: Why the collator gave the batch no labels, for the error of a model that trains on it.
 
     Raises:
         ValueError: an unknown mode.
@@ -61,6 +62,7 @@ class MixParams:
     aligned: bool = True
     layer: str | int | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    unlabelled: str = ""
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):

@@ -17,10 +17,12 @@ def dense_targets(labels: Tensor, num_classes: int, smoothing: float = 0.0) -> T
         smoothing: Label smoothing in [0, 1) for class indices, as in timm: ``(1 - s) * one_hot + s / C``.
 
     Raises:
-        ValueError: a shape that is neither, or an index outside [0, C). Indices are looked at on the CPU only: on a GPU
-            that would wait for the device; give ``AlignMixCollator`` the number of classes instead.
+        ValueError: no tensor, a shape that is neither, or an index outside [0, C). Indices are looked at on the CPU
+            only: on a GPU that would wait for the device; give ``AlignMixCollator`` the number of classes instead.
     """
     check_smoothing(smoothing)
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be a tensor of class indices or targets, got {type(labels).__name__}.")
     if num_classes == 1 and labels.ndim == 1:
         return labels.unsqueeze(1).float()
     if labels.ndim == 2 and labels.shape[1] == num_classes:

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import datasets
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
+
+from alignmix_timm.training.trainer.config import TrainConfig
+from alignmix_timm.training.trainer.data.decoding import read_image
+from alignmix_timm.training.trainer.data.splits import load_splits
 
 PAD = 2
 
@@ -17,10 +22,11 @@ class Images(Dataset):
     Attributes:
         pixels: [N, 3, S, S] uint8.
         labels: [N] int64.
+        split: Name of the split they come from, as far as it is known.
     """
 
-    def __init__(self, pixels: Tensor, labels: Tensor, augment: bool = False) -> None:
-        self.pixels, self.labels, self.augment = pixels, labels, augment
+    def __init__(self, pixels: Tensor, labels: Tensor, augment: bool = False, split: str | None = None) -> None:
+        self.pixels, self.labels, self.augment, self.split = pixels, labels, augment, split
         self.size = (pixels.shape[1], pixels.shape[2], pixels.shape[3])
 
     def __len__(self) -> int:
@@ -38,40 +44,37 @@ class Images(Dataset):
     def subset(self, count: int, seed: int, augment: bool) -> "Images":
         """At most ``count`` images, drawn at random."""
         rows = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
-        return Images(self.pixels[rows], self.labels[rows], augment)
+        return Images(self.pixels[rows], self.labels[rows], augment, self.split)
 
 
 def load(
     path: str | Path, size: int, image_column: str | None = None, label_column: str | None = None
 ) -> tuple[Images, Images, list[str]]:
-    """Load a Hugging Face dataset with a training and a test split, by name or from a folder.
+    """Load an image dataset, by name or from a folder.
+
+    Splits and columns are found as ``train.py`` finds them.
 
     Returns:
         Training images, test images, names of the classes.
 
     Raises:
-        SystemExit: no such column or split; names those there are.
+        ValueError: the data cannot be loaded; a split, column, label or image is not as it must be.
     """
-    splits = datasets.load_dataset(str(path))
-    features = splits[next(iter(splits))].features
-    image = image_column or _first(features, datasets.Image)
-    label = label_column or _first(features, datasets.ClassLabel)
-    if image not in features or label not in features:
-        raise SystemExit(f"--image-column and --label-column must be among the columns {list(features)} of {path}.")
-    tests = [name for name in ("test", "validation", "val", "valid") if name in splits]
-    if "train" not in splits or not tests:
-        raise SystemExit(f"{path} needs a split 'train' and one of test, validation; it has {list(splits)}.")
-    parts = []
-    for split in ("train", tests[0]):
-        pixels = [_pixels(picture, size) for picture in splits[split][image]]
-        parts.append(Images(torch.stack(pixels), torch.tensor(splits[split][label])))
-    return parts[0], parts[1], list(features[label].names)
+    splits = load_splits(TrainConfig(data=str(path), image_column=image_column, label_column=label_column))
+    train, test = (_decoded(part, splits.image, splits.label, size) for part in (splits.train, splits.test))
+    return train, test, splits.names
 
 
-def _first(features: datasets.Features, kind: type) -> str | None:
-    return next((name for name, feature in features.items() if isinstance(feature, kind)), None)
+def _decoded(rows: datasets.Dataset, image: str, label: str, size: int) -> Images:
+    pixels = []
+    for row, value in enumerate(rows[image]):
+        try:
+            pixels.append(_pixels(read_image(value, "RGB"), size))
+        except OSError as error:
+            raise ValueError(f"the image of row {row} of split {rows.split} cannot be read: {error}.") from error
+    return Images(torch.stack(pixels), torch.tensor(rows[label]), split=None if rows.split is None else str(rows.split))
 
 
-def _pixels(picture: object, size: int) -> Tensor:
-    pixels = v2.functional.pil_to_tensor(picture.convert("RGB"))  # type: ignore[attr-defined]
+def _pixels(picture: Image.Image, size: int) -> Tensor:
+    pixels = v2.functional.pil_to_tensor(picture)
     return v2.functional.center_crop(v2.functional.resize(pixels, [size]), [size, size])

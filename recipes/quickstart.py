@@ -11,14 +11,12 @@ Prints a table of both, saves the AlignMix model as a folder that plain timm loa
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pictures
-import timm
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
@@ -30,21 +28,40 @@ from alignmix_timm import AlignMixCollator, AlignMixModel
 from alignmix_timm.evaluation.calibration import expected_calibration_error
 from alignmix_timm.publishing.provenance import Provenance, find_dataset
 from alignmix_timm.publishing.save import load_for_timm, save_for_timm
+from alignmix_timm.training.build import build_model, check_model
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.errors import told_in_a_sentence
+from alignmix_timm.training.trainer.option_ranges import check_ranges
+from alignmix_timm.training.trainer.parsing import OneLineParser
+from alignmix_timm.training.trainer.signals import make_folder
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 
 
 def main() -> None:
     args = parse_args()
-    check_out(args.out, args.overwrite)
+    with told_in_a_sentence():
+        check_ranges(vars(args))
+        check_model(args.model)
+        check_out(args.out, args.overwrite)
+        compare(args)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Train both, and show what came of it.
+
+    Raises:
+        ValueError, OSError: the options, the data and the model do not go together.
+    """
     accelerator = Accelerator()
     train, test, names = load(args.data, args.image_size, args.image_column, args.label_column)
     train = train.subset(args.train_size, args.seed, args.augment)
+    check_enough(train, int((test.labels == len(names) - 1).sum()), args.batch_size, accelerator.num_processes)
     table, mixing = {}, ""
     for method, prob in (("no mixing", 0.0), ("AlignMix", 1.0)):
         set_seed(args.seed)  # both start from the same weights and see the same images in the same order
         start = time.perf_counter()
-        net = timm.create_model(args.model, num_classes=len(names))
+        net = build_model(TrainConfig(model=args.model, img_size=args.image_size), len(names))
         model = fit(net, train, prob, method, args, accelerator)
         table[method] = {**evaluate(model, test, accelerator), "seconds": time.perf_counter() - start}
         mixing = str(accelerator.unwrap_model(model).hooks.point)
@@ -53,7 +70,7 @@ def main() -> None:
         return
     print_table(table, len(train), args)
     data = {"input_size": train.size, "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
-    provenance = describe(table["AlignMix"], mixing, len(train), len(test), args)
+    provenance = describe(table["AlignMix"], mixing, len(train), test, args)
     save_for_timm(net, args.out / "model", names, data, provenance=provenance)
     reloaded = load_for_timm(args.out / "model").to(accelerator.device)
     trained, restored = (measure(*predict(one, test, accelerator.device))["top-1 %"] for one in (net, reloaded))
@@ -65,11 +82,25 @@ def main() -> None:
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
-    """Exit, before anything is trained, where the results could not be written or would replace others."""
-    if folder.exists() and not folder.is_dir():
-        sys.exit(f"error: --out must be a folder, {folder} is none: pass another --out.")
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        sys.exit(f"error: {folder} is not empty: pass --overwrite to replace the results in it, or another --out.")
+    """Make the folder; raise ValueError where results could not be written, or would replace others."""
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise ValueError(f"{folder} is not empty: pass --overwrite to replace the results in it, or another --out.")
+    make_folder("out", folder)
+
+
+def check_enough(train: Images, of_last_class: int, batch_size: int, processes: int) -> None:
+    """Raise ValueError for too few images: for one update, to mix, or for the pictures."""
+    if not 2 <= batch_size <= len(train) // processes:
+        raise ValueError(
+            f"batch_size must be >= 2, to mix, and at most the training images of a process, got {batch_size} for each "
+            f"of {processes} processes and {len(train)} images."
+        )
+    shown = pictures.COLUMNS * pictures.ROWS
+    if len(train) < shown or of_last_class < 2:
+        raise ValueError(
+            f"the pictures need {shown} training images, and 2 test images of the last class, got {len(train)} and "
+            f"{of_last_class}."
+        )
 
 
 def fit(
@@ -140,10 +171,10 @@ def print_table(table: dict[str, dict[str, float]], count: int, args: argparse.N
     print("One seed: repeat with --seed 1 --out runs/seed-1, and so on, before you believe a difference.\n")
 
 
-def describe(row: dict[str, float], mixing: str, train: int, test: int, args: argparse.Namespace) -> Provenance:
+def describe(row: dict[str, float], mixing: str, train: int, test: Images, args: argparse.Namespace) -> Provenance:
     """What the card of the model says, should it be published."""
     data = find_dataset(args.data)
-    data.train_rows, data.eval_rows, data.eval_split = train, test, "test"
+    data.train_rows, data.eval_rows, data.eval_split = train, len(test), test.split
     defaults = vars(parse_args([]))
     options = {name: value for name, value in vars(args).items() if name not in ("data", "out", "overwrite", "seed")}
     usual = args.data == EMBEDDED and all(value == defaults[name] for name, value in options.items())
@@ -160,7 +191,7 @@ def describe(row: dict[str, float], mixing: str, train: int, test: int, args: ar
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(__doc__)
     parser.add_argument("--data", default=EMBEDDED, help="name or folder for datasets.load_dataset")
     parser.add_argument("--image-column", help="default: the first column of images")
     parser.add_argument("--label-column", help="default: the first column of class labels")

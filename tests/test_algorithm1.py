@@ -15,8 +15,8 @@ from torch import Tensor
 import alignmix_timm
 from alignmix_timm import MODES, Autoencoder, Encoder, MixParams, draw
 from alignmix_timm.params import Place
-from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.mixing import build_mixer
+from alignmix_timm.training.trainer.config import TrainConfig
+from alignmix_timm.training.trainer.mixing import build_mixer
 
 BATCH, CLASSES, GRID, EPSILON = 6, 5, 4, 0.2
 FIVE = (*MODES, "clean")
@@ -234,3 +234,11 @@ def test_without_a_decoder_clean_is_refused() -> None:
     model = alignmix_timm.AlignMixModel(net, input_size=(3, 32, 32)).train()
     with pytest.raises(ValueError, match="modes must not hold 'clean'"):
         model(*batch(), draw(BATCH, 0, 0, modes=("clean",)))
+
+
+def test_reconstruction_needs_no_labels_and_classification_does() -> None:
+    model, (x, _) = autoencoder(), batch()
+    assert model(x, mix=draw(BATCH, 0, 0, modes=("clean",))).loss.isfinite()
+    for mode in ("embed", "none"):
+        with pytest.raises(ValueError, match="training needs labels, and the batch has none: pass labels="):
+            model(x, mix=draw(BATCH, 0, 0, modes=(mode,)))

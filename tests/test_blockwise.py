@@ -75,7 +75,7 @@ def test_the_model_aligns_at_the_resolution_asked_for(name: str, options: dict) 
     images, params, logits = torch.randn(3, 3, 160, 160), draw(3, 0, 0, modes=("feat",)), []
     for align_size, max_positions, positions in ((None, 196, 100), (4, 196, 16), (None, 50, 25)):
         model = AlignMixModel(net, align_size=align_size, max_positions=max_positions).train()
-        logits.append(model(images, mix=params).logits)
+        logits.append(model(images, torch.arange(3), params).logits)
         assert model.hooks.transport.assignment.shape == (3, positions, positions)
         model.detach()
     assert not torch.allclose(logits[0], logits[1], atol=1e-5)

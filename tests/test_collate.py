@@ -1,8 +1,11 @@
+import pickle
+
 import pytest
+import timm
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from alignmix_timm import AlignMixCollator, MixParams, draw
+from alignmix_timm import AlignMixCollator, AlignMixModel, MixParams, draw
 from alignmix_timm.targets import dense_targets
 
 
@@ -63,6 +66,8 @@ def test_accepts_tuples_other_columns_and_no_labels() -> None:
     collator = AlignMixCollator(image_column="x", label_column="y")
     assert collator([{"x": image, "y": torch.tensor([0.5, 0.5])}] * 2)["labels"].shape == (2, 2)
     assert "labels" not in AlignMixCollator()([{"pixel_values": image}] * 2)
+    cifar100 = {"img": image, "coarse_label": 3, "fine_label": 7}
+    assert AlignMixCollator()([cifar100] * 2)["labels"].tolist() == [7, 7]
 
 
 def test_bad_examples_are_named() -> None:
@@ -72,6 +77,8 @@ def test_bad_examples_are_named() -> None:
     assert AlignMixCollator(num_classes=1)(rows[:2])["labels"].tolist() == [0, 1]  # binary targets
     with pytest.raises(ValueError, match=r"image_column must be one of the columns \['label', 'photo'\]"):
         AlignMixCollator()([{"photo": 0, "label": 0}])
+    with pytest.raises(ValueError, match=r"columns \['label'\], got 'pixel_values'. .*remove_unused_columns=False"):
+        AlignMixCollator()([{"label": 0}])  # what the Trainer leaves of a dataset with a column "image"
     with pytest.raises(ValueError, match=r"label_column must be one of the columns .* got 'class'"):
         AlignMixCollator(label_column="class")(rows)
     with pytest.raises(ValueError, match="images must be tensors"):
@@ -80,6 +87,52 @@ def test_bad_examples_are_named() -> None:
         AlignMixCollator(alpha=-1)
     with pytest.raises(ValueError, match="modes must be chosen from"):
         AlignMixCollator(modes=("cutmix",))
+
+
+IMAGE = torch.zeros(3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("example", "reason"),
+    [
+        (
+            {"img": IMAGE, "coarse_label": 3},
+            r"none of the columns \['coarse_label', 'img'\] is one of labels, label, fine_",
+        ),
+        ({"image": IMAGE, "target": 3}, r"columns \['image', 'target'\] .* pass label_column to AlignMixCollator"),
+        ({"pixel_values": IMAGE}, r"columns \['pixel_values'\] .* set remove_unused_columns=False"),
+        ({"image": IMAGE, "label": None}, "the label of every example is None"),
+        ((IMAGE, None), "the label of every example is None"),
+        ((IMAGE,), "tuples without a second item"),
+    ],
+    ids=["CIFAR-100 without its fine labels", "target", "dropped columns", "None", "None in a tuple", "one item"],
+)
+def test_examples_without_labels_can_be_evaluated_and_not_trained_on(example: object, reason: str) -> None:
+    model = AlignMixModel(timm.create_model("test_resnet", num_classes=10), input_size=(3, 32, 32))
+    for collator in (AlignMixCollator(), AlignMixCollator(prob=0)):
+        batch = pickle.loads(pickle.dumps(collator([example] * 2)))  # as from a data worker
+        with pytest.raises(ValueError, match="training needs labels, and the batch has none: .*" + reason):
+            model.train()(**batch)
+    loss, logits = model.eval()(**batch)
+    assert loss is None
+    assert logits.shape == (2, 10)
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([{"image": IMAGE, "label": 1}, {"image": IMAGE, "label": None}], "got None in 1 of 2"),
+        ([{"image": IMAGE, "label": "cat"}] * 2, r"labels must be class indices, .* got \['str'\]"),
+        ([{"image": IMAGE, "label": [0.5, 0.5]}] * 2, r"targets as tensors or arrays, got \['list'\]"),
+        ([(IMAGE, torch.zeros(2)), (IMAGE, torch.zeros(3))], "targets of one shape"),
+        ([(IMAGE, object())] * 2, r"of one shape, got \['object'\]"),
+        ([IMAGE, IMAGE], r"examples must be mappings or \(image, label\) tuples, got Tensor"),
+        ([()] * 2, "got tuple without items"),
+    ],
+)
+def test_labels_that_are_none_are_named(examples: list[object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AlignMixCollator()(examples)
 
 
 def test_dense_targets_of_every_kind() -> None:
@@ -92,3 +145,5 @@ def test_dense_targets_of_every_kind() -> None:
     for labels in (torch.rand(4), torch.rand(4, 2), torch.zeros(4, 3, 2)):
         with pytest.raises(ValueError, match=r"labels must be class indices \[B\] or targets \[B, 3\]"):
             dense_targets(labels, 3)
+    with pytest.raises(ValueError, match=r"labels must be a tensor .* got list"):
+        dense_targets([0, 1], 3)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from alignmix_timm import AlignMix, AlignMixModel, MixParams, alignmix, assign, draw
 
+LABELS = torch.arange(4)
 Split = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
 
 
@@ -111,9 +112,9 @@ def test_lam_one_changes_no_bit(case: tuple[nn.Module, Split, Tensor, str], mode
     net, _, images, _ = case
     model = AlignMixModel(net, input_size=tuple(images.shape[1:])).train()
     unmixed_batch_norm(net)
-    plain = model(images, mix=draw(4, 0, 0, prob=0.0)).logits
+    plain = model(images, LABELS, mix=draw(4, 0, 0, prob=0.0)).logits
     params = MixParams(mode, torch.ones(4), torch.tensor([2, 0, 3, 1]))
-    assert torch.equal(model(images, mix=params).logits, plain)
+    assert torch.equal(model(images, LABELS, mix=params).logits, plain)
     model.detach()
 
 
@@ -128,8 +129,8 @@ def test_targets_belong_to_the_first_image(mode: str) -> None:
     unmixed_batch_norm(net)
     images = torch.randn(4, 3, 64, 64)
     params = MixParams(mode, torch.full((4,), 0.99), torch.tensor([1, 2, 3, 0]))
-    logits = model(images, torch.arange(4), params).logits
-    plain = model(images, mix=draw(4, 0, 0, prob=0.0)).logits
+    plain = model(images, LABELS, mix=draw(4, 0, 0, prob=0.0)).logits
+    logits = model(images, LABELS, params).logits
     assert torch.cdist(logits, plain).argmin(1).tolist() == [0, 1, 2, 3]
     assert torch.allclose(seen["targets"], 0.99 * torch.eye(4) + 0.01 * torch.eye(4)[params.perm])
 
@@ -148,10 +149,10 @@ def test_eval_and_detached_models_are_the_plain_one_to_the_bit(small: nn.Module)
     plain = copy.deepcopy(small).eval()
     expected, keys = plain(small_images()), list(plain.state_dict())
     model = AlignMixModel(small)
-    model(small_images(), mix=draw(4, 0, 0, modes=("feat",)))
+    model(small_images(), LABELS, mix=draw(4, 0, 0, modes=("feat",)))
     small.load_state_dict(plain.state_dict())  # undo the batch-norm update
     model.eval()
-    assert torch.equal(model(small_images(), mix=draw(4, 0, 1, modes=("input",))).logits, expected)
+    assert torch.equal(model(small_images(), LABELS, mix=draw(4, 0, 1, modes=("input",))).logits, expected)
     assert list(model.state_dict()) == list(small.state_dict()) == keys
     assert type(small) is type(plain)
     restored = model.detach()
@@ -190,24 +191,26 @@ def test_deepcopy_of_the_hooked_network_never_mixes(small: nn.Module) -> None:
 def test_a_copy_of_the_wrapper_is_a_wrapper_of_its_own(small: nn.Module, through: str) -> None:
     model = AlignMixModel(small).train()
     params = draw(4, 0, 0, modes=("feat",))
-    model(small_images(), mix=params)
+    model(small_images(), LABELS, mix=params)
     copied = copy.deepcopy(model) if through == "deepcopy" else pickle.loads(pickle.dumps(model))
     assert copied.hooks.root is copied
     assert copied.hooks.model is copied.model
-    assert torch.equal(copied(small_images(), mix=params).logits, model(small_images(), mix=params).logits)
+    assert torch.equal(
+        copied(small_images(), LABELS, mix=params).logits, model(small_images(), LABELS, mix=params).logits
+    )
     with torch.no_grad():
         copied.model.fc.bias += 1
     assert not torch.equal(copied.model.fc.bias, small.fc.bias)
     copied.detach()
-    model(small_images(), mix=params)  # still hooked
+    model(small_images(), LABELS, mix=params)  # still hooked
     assert not any(module._forward_hooks for module in copied.modules())
 
 
 def test_a_frozen_backbone_in_eval_mode_still_mixes(small: nn.Module) -> None:
     model = AlignMixModel(small).train()
     small.eval()
-    plain = model(small_images(), mix=draw(4, 0, 0, prob=0.0)).logits
-    assert not torch.allclose(model(small_images(), mix=draw(4, 0, 0, modes=("feat",))).logits, plain)
+    plain = model(small_images(), LABELS, mix=draw(4, 0, 0, prob=0.0)).logits
+    assert not torch.allclose(model(small_images(), LABELS, mix=draw(4, 0, 0, modes=("feat",))).logits, plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -275,7 +278,7 @@ def test_odd_and_single_batches(small: nn.Module) -> None:
 
 def test_transport_is_kept_for_logging(small: nn.Module) -> None:
     model = AlignMixModel(small, feature_module="layer3", epsilon=0.1).train()
-    model(small_images(), mix=draw(4, 0, 0, modes=("feat",)))
+    model(small_images(), LABELS, mix=draw(4, 0, 0, modes=("feat",)))
     transport = model.hooks.transport
     assert transport is not None
     assert transport.assignment.shape == (4, 16, 16)
@@ -287,7 +290,7 @@ def test_options_reach_the_operator(small: nn.Module) -> None:
     feats = []
     small.layer3.register_forward_hook(lambda m, a, out: feats.append(out), prepend=True)
     params = draw(4, 0, 0, modes=("feat",))
-    model(small_images(), mix=params)
+    model(small_images(), LABELS, mix=params)
     tokens = feats[0].flatten(2).mT
     expected = assign(tokens, tokens[params.perm], 0.3, 3, "raw").assignment
     assert torch.allclose(model.hooks.transport.assignment, expected, atol=1e-6)
@@ -300,7 +303,7 @@ def test_unaligned_mixing_is_manifold_mixup(small: nn.Module) -> None:
     module.register_forward_hook(lambda m, a, out: seen.update(before=out), prepend=True)
     module.register_forward_hook(lambda m, a, out: seen.update(after=out))
     params = draw(4, 0, 0, modes=("feat",))
-    model(small_images(), mix=params)
+    model(small_images(), LABELS, mix=params)
     assert torch.allclose(seen["after"], mixed(seen["before"], params), atol=1e-6)
     assert model.hooks.transport is None
 
@@ -308,7 +311,7 @@ def test_unaligned_mixing_is_manifold_mixup(small: nn.Module) -> None:
 def test_first_batch_moves_the_point_to_its_size(small: nn.Module) -> None:
     model = AlignMixModel(small).train()
     assert (model.hooks.point.feature_module, model.hooks.point.map_size) == ("layer3.0", (10, 10))
-    model(torch.randn(4, 3, 32, 32), mix=draw(4, 0, 0, modes=("feat",)))
+    model(torch.randn(4, 3, 32, 32), LABELS, mix=draw(4, 0, 0, modes=("feat",)))
     assert (model.hooks.point.feature_module, model.hooks.point.map_size) == ("layer2.0", (4, 4))
     assert sum(len(module._forward_hooks) for module in small.modules()) == 1
 

@@ -69,7 +69,7 @@ class AlignMixup(Mixer):
         )
         return replace(params, aligned=self.aligned)
 
-    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+    def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Mix the targets, and in mode ``input`` the images; the network mixes the rest."""
         return mix_inputs(images, targets, params)
 

@@ -21,12 +21,12 @@ class Mixed(NamedTuple):
 
     Attributes:
         images: [B, C, H, W].
-        targets: Dense targets that belong to the model's logits, [B, num_classes]; None without labels.
+        targets: Dense targets that belong to the model's logits, [B, num_classes].
         extra_loss: Scalar to add to the loss.
     """
 
     images: Tensor
-    targets: Tensor | None
+    targets: Tensor
     extra_loss: Tensor | None = None
 
 
@@ -71,12 +71,12 @@ class Mixer(ABC):
         """
 
     @abstractmethod
-    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+    def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Mix images and targets as drawn. Features and embeddings are mixed by ``net``, which is armed for that.
 
         Args:
             images: [B, C, H, W].
-            targets: Dense targets [B, num_classes], or None.
+            targets: Dense targets [B, num_classes].
             params: Drawn by this mixer, on the device of the images; never of mode ``none``.
             net: The hooked network.
         """
@@ -85,7 +85,7 @@ class Mixer(ABC):
 def mix_batch(
     mixer: Mixer,
     images: Tensor,
-    labels: Tensor | None,
+    labels: Tensor,
     params: MixParams,
     net: HookedNetwork,
     num_classes: int,
@@ -96,7 +96,7 @@ def mix_batch(
     Args:
         mixer: Of the model.
         images: [B, C, H, W].
-        labels: As :func:`alignmix_timm.targets.dense_targets` takes them, or None.
+        labels: As :func:`alignmix_timm.targets.dense_targets` takes them.
         params: Drawn by ``mixer``, or by one of its parts.
         net: The hooked network that gets the images next.
         num_classes, smoothing: Of the targets.
@@ -117,7 +117,7 @@ def mix_batch(
             "same mixer to the collator and to the model."
         )
     params = params.beside(images)
-    targets = None if labels is None else dense_targets(labels, num_classes, smoothing)
+    targets = dense_targets(labels, num_classes, smoothing)
     net.arm(params, image_size(images))
     return Mixed(images, targets) if params.mode == "none" else mixer.mix(images, targets, params, net)
 

@@ -110,7 +110,7 @@ class CutMix(Mixer):
         region = torch.from_numpy(np.broadcast_to(drawn.astype(np.float32), (batch_size, 4)).copy())
         return replace(params, mixer=self.name, extra={"place": region[:, :2], "extent": region[:, 2:]})
 
-    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+    def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Paste, and mix the targets by area."""
         height, width = images.shape[2:]
         if self.minmax is None:
@@ -118,4 +118,4 @@ class CutMix(Mixer):
         else:
             box = box_between(params.extra["place"], params.extra["extent"], self.minmax, height, width)
         images, lam = paste(images, params.perm, box)
-        return Mixed(images, None if targets is None else mix_targets(targets, params.perm, lam))
+        return Mixed(images, mix_targets(targets, params.perm, lam))

@@ -10,17 +10,17 @@ from ..params import MixParams, Place, check_draw_options, draw
 from .contract import HookedNetwork, Mixed, Mixer
 
 
-def mix_inputs(images: Tensor, targets: Tensor | None, params: MixParams) -> Mixed:
+def mix_inputs(images: Tensor, targets: Tensor, params: MixParams) -> Mixed:
     """Mix the targets, and in mode ``input`` the images: ``lam * first + (1 - lam) * second``.
 
     Args:
         images: [B, C, H, W].
-        targets: Dense targets [B, num_classes], or None.
+        targets: Dense targets [B, num_classes].
         params: On the device of the images.
     """
     if params.mode == "input":
         images = mix(images, images[params.perm], params.lam)
-    return Mixed(images, None if targets is None else mix_targets(targets, params.perm, params.lam))
+    return Mixed(images, mix_targets(targets, params.perm, params.lam))
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ class InputMixup(Mixer):
         )
         return replace(params, mixer=self.name)
 
-    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+    def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Mix images and targets."""
         return mix_inputs(images, targets, params)

@@ -69,6 +69,6 @@ class ManifoldMixup(Mixer):
         )
         return params if params.mode == "none" else replace(params, mixer=self.name, aligned=False, layer=layer)
 
-    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+    def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Mix the targets, and at the input the images; the network mixes the maps."""
         return mix_inputs(images, targets, params)

@@ -22,7 +22,7 @@ class NoMixing(Mixer):
         """Nothing is drawn."""
         return unmixed(batch_size)
 
-    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+    def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Never called: its batches have mode ``none``."""
         return Mixed(images, targets)
 
@@ -87,7 +87,7 @@ class OneOf(Mixer):
         shares = np.cumsum(np.ones(len(self.mixers)) if self.probabilities is None else self.probabilities)
         return self.mixers[int(np.searchsorted(shares / shares[-1], choice, side="right"))].draw(batch_size, place)
 
-    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+    def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Mix by the mixer that drew."""
         mixer = next(mixer for mixer in self.mixers if params.mixer in mixer.names)
         return mixer.mix(images, targets, params, net)

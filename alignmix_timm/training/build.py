@@ -16,8 +16,32 @@ from torch.optim import Optimizer
 from ..hooks import AttachOptions
 from ..mixers import Mixer
 from ..model import AlignMixModel
+from ..nearest import nearest
 from ..networks.autoencoder import Autoencoder
 from .config import TrainConfig
+from .data.transforms import check_augmentation
+
+
+def check_names(config: TrainConfig) -> None:
+    """Raise ValueError for a model, optimizer, augmentation or interpolation that timm does not know."""
+    check_model(config.model)
+    build_optimizer(nn.Linear(1, 1), replace(config, layer_decay=None, body_lr_scale=1.0), {})
+    check_augmentation(config)
+
+
+def check_model(name: str) -> None:
+    """Raise ValueError if timm has no such architecture or pretrained tag; names the nearest."""
+    if ":" in name:
+        return  # on the Hub, or in a folder
+    if not timm.is_model(name):
+        raise ValueError(
+            f"model {name!r} cannot be built: timm has none of this name.{nearest(name, timm.list_models())} "
+            "See timm.list_models()."
+        )
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise ValueError(f"model {name!r} cannot be built: {error} See timm.list_pretrained().") from error
 
 
 def build_model(config: TrainConfig, num_classes: int) -> Any:
@@ -40,6 +64,11 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
             name, options["pretrained"] = config.initial_checkpoint, True
         elif Path(config.initial_checkpoint).is_dir():
             name, options["pretrained"] = f"local-dir:{config.initial_checkpoint}", True
+        elif not Path(config.initial_checkpoint).is_file():
+            raise ValueError(
+                f"initial_checkpoint must be hf-hub:USER/NAME, or an existing folder or file, got "
+                f"{config.initial_checkpoint!r}, which does not exist."
+            )
         else:
             options["checkpoint_path"] = config.initial_checkpoint
     try:
@@ -47,8 +76,9 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
         if config.grad_checkpointing:
             net.set_grad_checkpointing(True)
     except Exception as error:  # timm, the Hub's client and torch raise many kinds
+        reason = str(error).rstrip(".")
         raise ValueError(
-            f"model {config.model!r} cannot be built: {error}. See timm.list_models(), and --pretrained, "
+            f"model {config.model!r} cannot be built: {reason}. See timm.list_models(), and --pretrained, "
             "--initial-checkpoint, --model-args."
         ) from error
     built, asked = net.pretrained_cfg["architecture"], architecture(config)

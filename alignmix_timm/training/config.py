@@ -12,7 +12,9 @@ import yaml
 
 from ..nearest import nearest
 from .data_options import AugmentationOptions, DataOptions, ModelOptions
+from .errors import end
 from .mixing import MixingOptions
+from .option_ranges import check_lists, check_ranges
 from .options import OptionGroup, argument, typed
 from .training_options import OptimizationOptions, RunOptions
 
@@ -35,6 +37,8 @@ class TrainConfig(RunOptions, OptimizationOptions, MixingOptions, AugmentationOp
         hints = typing.get_type_hints(TrainConfig)
         for option in fields(self):
             setattr(self, option.name, typed(option.name, hints[option.name], getattr(self, option.name)))
+        check_ranges(vars(self))
+        check_lists(vars(self))
         for group in GROUPS.values():
             group.check(self)
         if not self.data and not self.dry_run:
@@ -119,5 +123,5 @@ def parse_config(
         config = TrainConfig(**layers | given)
         config.check()
     except (ValueError, TypeError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        end(f"{parser.prog}: error: {error}", 2)
     return config

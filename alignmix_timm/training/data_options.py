@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .options import OptionGroup, check_at_least, option
+from .options import OptionGroup, option
 
 
 @dataclass
@@ -31,11 +31,6 @@ class DataOptions(OptionGroup):
     skip_corrupt: bool = option(False, "replace images that cannot be read by the next row, and report them")
     workers: int = option(4, "data workers for each process", role="call")
 
-    def check(self) -> None:
-        check_at_least(self, workers=0, max_train_samples=1, max_eval_samples=1)
-        if not 0 < self.val_fraction < 1:
-            raise ValueError(f"val_fraction must be in (0, 1), got {self.val_fraction}.")
-
 
 @dataclass
 class ModelOptions(OptionGroup):
@@ -60,7 +55,6 @@ class ModelOptions(OptionGroup):
     grid: int = option(4, "embedding: average larger maps down to grid x grid", role="model")
 
     def check(self) -> None:
-        check_at_least(self, embed_dim=1, grid=1)
         if self.in_chans not in (1, 3):
             raise ValueError(f"in_chans must be 1 or 3, got {self.in_chans}.")
 
@@ -87,8 +81,3 @@ class AugmentationOptions(OptionGroup):
     interpolation: str | None = option(None, "default the model's")
     mean: list[float] | None = option(None, "of each channel; default the model's")
     std: list[float] | None = option(None, "of each channel; default the model's")
-
-    def check(self) -> None:
-        for name in ("scale", "ratio"):
-            if len(getattr(self, name)) != 2:
-                raise ValueError(f"{name} must be two numbers, got {getattr(self, name)}.")

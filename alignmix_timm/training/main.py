@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from accelerate import Accelerator
 
 from ..params import process_index
 from ..publishing.save import load_for_timm
+from .build import check_names
 from .config import TrainConfig, parse_config
+from .errors import told_in_a_sentence
 from .signals import locked
 from .trainer import Run
 
@@ -34,15 +35,8 @@ def main(
         SystemExit: wrong options or data, with a sentence and no traceback; or stopped by a signal, after saving.
     """
     config = parse_config(argv, defaults, description)
-    try:
+    with told_in_a_sentence():
         return run(config)
-    except (ValueError, FloatingPointError, OSError) as error:
-        *traceback, last = str(error).strip().splitlines()
-        message = last if traceback and "worker process" in traceback[0] else str(error)
-        sys.exit(f"error in process {process_index()}: {message}" if process_index() else f"error: {message}")
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 def run(config: TrainConfig) -> dict[str, float]:
@@ -52,6 +46,7 @@ def run(config: TrainConfig) -> dict[str, float]:
         ValueError, FloatingPointError, OSError, SystemExit: see :class:`alignmix_timm.training.trainer.Run`.
     """
     config.check()
+    check_names(config)  # before the data are loaded, which may take hours
     if config.dry_run:
         return _dry_run(config)
     if config.eval_only:

@@ -1,6 +1,5 @@
 """How a run mixes: its options, and the mixer that follows from them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -10,8 +9,7 @@ from torch import Tensor
 from ..alignment import Alignment
 from ..mixers import MIXERS, CutMix, HookedNetwork, Mixed, Mixer, OneOf, make_mixer
 from ..params import MODES, MixParams, Mode, Place, check_no_clean, draw, unmixed
-from ..targets import check_smoothing
-from .options import OptionGroup, check_at_least, option
+from .options import OptionGroup, option
 
 Method = Literal["alignmix", "alignmix_ae", "alignmix_vae"]
 
@@ -52,22 +50,11 @@ class MixingOptions(OptionGroup):
     bce_target_thresh: float | None = option(None, "bce: targets above this count as 1")
 
     def check(self) -> None:
-        check_at_least(self, decoder_width=1)
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be > 0, got {getattr(self, name)}. To leave it out, see --mixers.")
-        for name in ("reconstruction_weight", "kl_weight"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number >= 0, got {value}.")
         if self.method == "alignmix":
             check_no_clean(self.modes)
         if not self.mixers:
             raise ValueError("mixers must not be empty: use 'none' to train without mixing.")
-        if not 0 <= self.mix_prob <= 1:
-            raise ValueError(f"mix_prob must be in [0, 1], got {self.mix_prob}.")
         Alignment(self.epsilon, self.num_iters, self.cost_scale)
-        check_smoothing(self.smoothing)
         self.drawn_mixers()
 
     def drawn_mixers(self) -> list[Mixer]:
@@ -162,7 +149,7 @@ class WithReconstruction(Mixer):
             return unmixed(batch_size, "clean")
         return self.mixer.draw(batch_size, place)
 
-    def mix(self, images: Tensor, targets: Tensor | None, params: MixParams, net: HookedNetwork) -> Mixed:
+    def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Mix by the mixer."""
         return self.mixer.mix(images, targets, params, net)
 

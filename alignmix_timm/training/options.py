@@ -40,14 +40,6 @@ def names_of(options: Any, *roles: Role) -> list[str]:
     return [one.name for one in fields(options) if one.metadata["role"] in roles]
 
 
-def check_at_least(options: Any, **bounds: int) -> None:
-    """Raise ValueError for an option that is given and below its bound."""
-    for name, bound in bounds.items():
-        value = getattr(options, name)
-        if value is not None and value < bound:
-            raise ValueError(f"{name} must be >= {bound}, got {value}.")
-
-
 def argument(hint: Any) -> dict[str, Any]:
     """How argparse reads a field of this type."""
     kind = _kinds(hint)[0]

@@ -55,17 +55,26 @@ class StopSignal:
         self.received = number
 
 
+def make_folder(option: str, folder: Path) -> None:
+    """Make the folder that an option names; raise ValueError if that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option} must be a folder that can be written, got {str(folder)!r}: {error}.") from error
+
+
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold the folder of a run in its main process; the lock ends with the process, however it ends.
 
     Raises:
-        ValueError: another process holds it, such as one left over from a launcher that was killed.
+        ValueError: it cannot be made; or another process holds it, such as one left over from a launcher that was
+            killed.
     """
     if process_index():
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder("output", folder)
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

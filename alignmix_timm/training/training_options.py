@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from ..nearest import nearest
 from ..publishing.repo_id import check_name
-from .options import OptionGroup, check_at_least, option
+from .options import OptionGroup, option
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
 
@@ -47,9 +47,6 @@ class OptimizationOptions(OptionGroup):
     compile: bool = option(False, "compile the network")
     seed: int = option(0, "everything random follows from it")
 
-    def check(self) -> None:
-        check_at_least(self, epochs=1, batch_size=1, micro_batch_size=1, seed=0)
-
 
 @dataclass
 class RunOptions(OptionGroup):
@@ -76,7 +73,6 @@ class RunOptions(OptionGroup):
     )
 
     def check(self) -> None:
-        check_at_least(self, log_every=1, eval_every=1, keep_checkpoints=1, checkpoint_every=1, push_every=1)
         unknown = [tracker for tracker in self.trackers if tracker not in TRACKERS]
         if unknown:
             raise ValueError(f"trackers must be among {TRACKERS}, got {unknown}.{nearest(unknown[0], TRACKERS)}")

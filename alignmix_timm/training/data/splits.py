@@ -45,6 +45,8 @@ def load_splits(config: TrainConfig) -> Splits:
         raise ValueError(f"{config.data} does not describe its columns, which streaming needs: use --no-streaming.")
     image = _column("image_column", config.image_column, features, datasets.Image, _IMAGES)
     label = _column("label_column", config.label_column, features, datasets.ClassLabel, _LABELS)
+    if image == label:
+        raise ValueError(f"image_column and label_column must be two columns of {list(features)}, both are {image!r}.")
     found = [] if config.val_split else _names(config)
     split = config.val_split or next((name for name in _EVALUATION if name in found), None)
     if split is not None:
@@ -96,10 +98,11 @@ def _load(config: TrainConfig, split: str, streaming: bool) -> Any:
         name, revision = (str(path), None) if path.exists() else (config.data, config.revision)
         return datasets.load_dataset(name, config.data_config, split=split, streaming=streaming, revision=revision)
     except Exception as error:
-        reason = str(error).strip() or type(error).__name__
+        reason = (str(error).strip() or type(error).__name__).rstrip(".")
         raise ValueError(
-            f"cannot load split {split!r} of {config.data!r}: {reason}. Pass --data a folder, or the name of a dataset "
-            "on the Hub that this machine can reach; --data-config, --revision and --train-split say which part."
+            f"cannot load split {split!r} of {config.data!r}: {reason}. Pass --data a folder, or the name of a "
+            "dataset on the Hub that this machine can reach; --data-config, --revision and --train-split of "
+            "recipes/train.py say which part."
         ) from error
 
 

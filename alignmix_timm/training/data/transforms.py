@@ -1,5 +1,6 @@
 """The transforms of training and evaluation: timm's, by the options of a run and the configuration of its model."""
 
+import re
 from typing import Any
 
 from timm.data import create_transform
@@ -8,6 +9,27 @@ from torch import nn
 from torchvision import transforms
 
 from ..config import TrainConfig
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+
+
+def check_augmentation(config: TrainConfig) -> None:
+    """Raise ValueError for an ``aa`` or ``interpolation`` that timm does not know."""
+    if config.interpolation not in (None, *INTERPOLATIONS):
+        raise ValueError(f"interpolation must be among {', '.join(INTERPOLATIONS)}, got {config.interpolation!r}.")
+    if config.aa is None:
+        return
+    # timm passes over a section without a number
+    ignored = [part for part in config.aa.split("-")[1:] if not re.match(r"t|[a-z]+\d", part)]
+    try:
+        if ignored:
+            raise ValueError(f"{ignored[0]!r} has no number")
+        create_transform(224, is_training=True, auto_augment=config.aa)
+    except (AssertionError, KeyError, ValueError) as error:
+        raise ValueError(
+            "aa must be one of timm's augmentations, such as rand-m7-mstd0.5-inc1, augmix-m3-w3, 3a, original or v0, "
+            f"got {config.aa!r}: {error}."
+        ) from error
 
 
 def data_config(net: nn.Module, config: TrainConfig) -> dict[str, Any]:
