@@ -26,7 +26,7 @@ def draw_pictures(net: nn.Module, train: Images, test: Images, names: list[str],
 
 def mixed_inputs(train: Images, names: list[str], seed: int) -> Any:
     """Images as the model sees them in ``input`` mode, two in a row, each to the right of the two that it mixes."""
-    count = 4 * ROWS
+    count = min(4 * ROWS, len(train))
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(train), generator=generator)[:count].tolist()
     images = torch.stack([train[index][0] for index in chosen])
@@ -36,8 +36,8 @@ def mixed_inputs(train: Images, names: list[str], seed: int) -> Any:
     figure = new_figure(9, 1.7 * ROWS + 0.6)
     figure.suptitle("Input mode: images and targets are mixed alike", fontsize="x-large")
     axes = figure.subplots(ROWS, 7, width_ratios=(1, 1, 1, 0.1, 1, 1, 1))
-    for gap in axes[:, 3]:
-        gap.set_axis_off()
+    for cell in axes.flat:
+        cell.set_axis_off()
     pairs = [(first, second) for first, second in enumerate(params.perm.tolist()) if first != second]
     for place, (first, second) in enumerate(pairs[: 2 * ROWS]):
         lam = params.lam[first].item()

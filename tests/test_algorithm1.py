@@ -15,8 +15,8 @@ from torch import Tensor
 import alignmix_timm
 from alignmix_timm import MODES, Autoencoder, Encoder, MixParams, draw
 from alignmix_timm.params import Place
-from alignmix_timm.training.trainer.config import TrainConfig
-from alignmix_timm.training.trainer.mixing import build_mixer
+from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.mixing import build_mixer
 
 BATCH, CLASSES, GRID, EPSILON = 6, 5, 4, 0.2
 FIVE = (*MODES, "clean")

@@ -113,9 +113,10 @@ def test_examples_without_labels_can_be_evaluated_and_not_trained_on(example: ob
         batch = pickle.loads(pickle.dumps(collator([example] * 2)))  # as from a data worker
         with pytest.raises(ValueError, match="training needs labels, and the batch has none: .*" + reason):
             model.train()(**batch)
-    loss, logits = model.eval()(**batch)
-    assert loss is None
-    assert logits.shape == (2, 10)
+    output = model.eval()(**batch)
+    assert list(output) == ["logits"]
+    assert output.loss is None
+    assert output.logits.shape == (2, 10)
 
 
 @pytest.mark.parametrize(

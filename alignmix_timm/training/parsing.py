@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from ..nearest import nearest
 from .errors import end
-from .options import nearest
 
 
 class OneLineParser(argparse.ArgumentParser):
