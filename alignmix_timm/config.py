@@ -1,7 +1,6 @@
 """The options of a training run: how they are checked, saved, and read from YAML and the command line."""
 
 import argparse
-import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from .data_options import AugmentationOptions, DataOptions, ModelOptions
-from .options import OptionGroup, argument, nearest, typed
+from .options import OneLineParser, OptionGroup, argument, help_text, nearest, typed
 from .training_options import MixingOptions, OptimizationOptions, RunOptions
 
 GROUPS: dict[str, type[OptionGroup]] = {
@@ -79,7 +78,10 @@ def find_config(path: str) -> Path:
 
 
 def parse_config(
-    argv: Sequence[str] | None = None, defaults: str | Path | None = None, description: str | None = None
+    argv: Sequence[str] | None = None,
+    defaults: str | Path | None = None,
+    description: str | None = None,
+    prog: str | None = None,
 ) -> TrainConfig:
     """Options of a run: those of the command line, before those of ``--config``, before ``defaults``.
 
@@ -87,20 +89,12 @@ def parse_config(
         argv: Command line; default ``sys.argv[1:]``.
         defaults: YAML file of a recipe.
         description: Shown by ``--help``.
+        prog: Name of the command; default that of the script.
 
     Raises:
         SystemExit: an unknown option, named with the nearest that exists, or a value outside its range.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
-    argv = sys.argv[1:] if argv is None else argv
-    shown = asdict(TrainConfig()) if {"-h", "--help"} & set(argv) else {}
-    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of options; the command line goes before it")
-    hints = typing.get_type_hints(TrainConfig)
-    for option in fields(TrainConfig):
-        flag, default = "--" + option.name.replace("_", "-"), shown.get(option.name, argparse.SUPPRESS)
-        parser.add_argument(flag, default=default, help=option.metadata["help"], **argument(hints[option.name]))
+    parser = _parser(description, prog)
     try:
         namespace, unknown = parser.parse_known_args(argv)
         given = vars(namespace)
@@ -119,3 +113,22 @@ def parse_config(
     except (ValueError, TypeError) as error:
         parser.exit(2, f"{parser.prog}: error: {error}\n")
     return config
+
+
+def _parser(description: str | None, prog: str | None) -> OneLineParser:
+    parser = OneLineParser(
+        prog,
+        usage="%(prog)s --data DATA [OPTION ...]",
+        description=description,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32),
+        allow_abbrev=False,
+    )
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of options; the command line goes before it")
+    hints = typing.get_type_hints(TrainConfig)
+    for title, group in GROUPS.items():
+        section = parser.add_argument_group(title, group.__doc__)
+        for option in fields(group):
+            flag = "--" + option.name.replace("_", "-")
+            how = argument(hints[option.name])
+            section.add_argument(flag, default=argparse.SUPPRESS, help=help_text(option), **how)
+    return parser

@@ -38,6 +38,13 @@ class Mixing:
         feature_modes = {"feat", "feat_swap"} & set(self.config.modes)
         return "alignmix" in self.config.mixers and self.config.mix_prob > 0 and bool(feature_modes)
 
+    @property
+    def within(self) -> bool:
+        """Whether anything is ever mixed within the network, besides its images."""
+        config = self.config
+        mixes = "alignmix" in config.mixers and config.mix_prob > 0 and config.mix_off_epoch != 0
+        return mixes and bool({"feat", "feat_swap", "embed"} & set(config.modes))
+
     def __call__(self, images: Tensor, labels: Tensor, step: int, micro: int) -> tuple[Tensor, Tensor, MixParams, str]:
         """Draw for this place; mix the batch where timm does that, else leave it to the model.
 

@@ -26,7 +26,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
+from alignmix_timm.console import wrapped
 from alignmix_timm.evaluation.calibration import expected_calibration_error
+from alignmix_timm.points import unannounced
 from alignmix_timm.provenance import Provenance, find_dataset
 from alignmix_timm.publish import load_for_timm, save_for_timm
 
@@ -70,9 +72,10 @@ def fit(
     """Train in place: SGD with Nesterov momentum, one cycle of the learning rate."""
     collator = AlignMixCollator(seed=args.seed, num_classes=net.num_classes, prob=prob)
     loader = DataLoader(train, args.batch_size, shuffle=True, drop_last=True, collate_fn=collator)
-    model = AlignMixModel(net, input_size=train.size)
+    with unannounced():
+        model = AlignMixModel(net, input_size=train.size)
     if prob > 0:
-        accelerator.print(f"AlignMix mixes {model.hooks.point}.")
+        accelerator.print(wrapped(f"AlignMix mixes {model.hooks.point}."))
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = args.epochs * len(loader)

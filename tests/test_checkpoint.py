@@ -16,6 +16,8 @@ from alignmix_timm.config import TrainConfig
 from alignmix_timm.schedule import Schedule
 from alignmix_timm.stopping import locked
 
+BEST = {"step": 2, "top1": 50.0}
+
 
 @pytest.fixture
 def accelerator() -> Accelerator:
@@ -26,7 +28,7 @@ def accelerator() -> Accelerator:
 
 
 def write(folder: Path) -> None:
-    write_progress(folder, TrainConfig(data="a"), Schedule(10, 2, 1, 0), step=3, best=50.0)
+    write_progress(folder, TrainConfig(data="a"), Schedule(10, 2, 1, 0), step=3, best=BEST)
 
 
 def steps(checkpoints: Checkpoints) -> list[int]:
@@ -40,7 +42,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, accelerator: Accelerat
     assert steps(checkpoints) == [2, 4, 5]
     assert (tmp_path / "last").resolve() == checkpoints.latest()
     assert (tmp_path / "best").resolve().name == "step-00000002"
-    assert read_progress(tmp_path / "last") == {"step": 3, "best": 50.0, "schedule": Schedule(10, 2, 1, 0)}
+    assert read_progress(tmp_path / "last") == {"step": 3, "best": BEST, "schedule": Schedule(10, 2, 1, 0)}
     assert (tmp_path / "last" / "config.yaml").exists()
 
 
@@ -51,9 +53,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path: Path, acc
     def fail(folder: Path) -> None:
         raise OSError("No space left on device")
 
-    with pytest.raises(
-        OSError, match=r"update 2 could not be written .*No space left.*last good one is .*step-00000001"
-    ):
+    with pytest.raises(OSError, match=r"step 2 could not be written .*No space left.*last good one is .*step-00000001"):
         checkpoints.save(2, accelerator, fail, best=True)
     assert steps(checkpoints) == [1]
     assert (tmp_path / "last").resolve().name == "step-00000001"

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -20,6 +21,11 @@ RESULTS = {"rows": 40.0, "top1": 80.0, "ema_rows": 40.0, "ema_top1": 90.0}
 DATA = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
 
 
+DONE: dict[str, Any] = dict(
+    updates=6, step=4, best_by="top1", rows=60, split="train", held_out=True, mixing="at layer3"
+)
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -27,7 +33,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told(folder: Path, **options: object) -> Provenance:
     options = {"data": EMBEDDED, "batch_size": 10, "output": str(folder), **options}
-    return of_run(folder, TrainConfig(**options), RESULTS, updates=6, rows=60, split="test", mixing="at layer3")
+    return of_run(folder, TrainConfig(**options), RESULTS, **DONE)
 
 
 def test_results_are_those_of_the_weights_that_are_published(tmp_path: Path) -> None:

@@ -72,12 +72,13 @@ def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
     assert {"share_cutmix", "share_none"} < set(shares)
     for line in lines:
         parts = [name.removeprefix("share_") for name in line if name.startswith("share_")]
-        assert sum(line[f"share_{part}"] for part in parts) == pytest.approx(1)
-        assert sum(line[f"share_{part}"] * line[f"loss_{part}"] for part in parts) == pytest.approx(
+        assert sum(line[f"share_{part}"] for part in parts) == pytest.approx(100)
+        assert sum(line[f"share_{part}"] / 100 * line[f"loss_{part}"] for part in parts) == pytest.approx(
             line["loss"], rel=1e-5
         )
-        assert 0 <= line["mixed_acc"] <= 1
-    assert lines[-1]["share_none"] == 1
+        assert 0 <= line["mixed_acc"] <= 100
+        assert 0 <= line["data_wait"] <= 100
+    assert lines[-1]["share_none"] == 100
     assert len(records(tmp_path, "effect")) == 2
 
 
@@ -182,7 +183,7 @@ def test_no_mixing_is_plain_training(data: str, tmp_path: Path) -> None:
 def test_weights_that_are_no_numbers_stop_the_run_and_keep_the_last_checkpoint(data: str, tmp_path: Path) -> None:
     options: dict[str, Any] = dict(epochs=2, checkpoint_every=1, sched="multistep", weight_decay=10.0)
     options["decay_milestones"] = [1]
-    with pytest.raises(FloatingPointError, match=r"is not finite after update 5. Lower --lr.*step-00000004"):
+    with pytest.raises(FloatingPointError, match=r"is not finite after step 5. Lower --lr.*step-00000004"):
         run(config(data, tmp_path, decay_rate=6e39, keep_checkpoints=1, **options))
     assert all(value.isfinite().all() for value in load_file(tmp_path / "last" / "model.safetensors").values())
     assert run(config(data, tmp_path / "sane", resume=str(tmp_path), decay_rate=0.1, **options))["rows"] == 61
@@ -244,7 +245,7 @@ def test_the_end_of_a_launcher_saves_and_ends_the_run(data: str, tmp_path: Path)
         time.sleep(0.01)
     process.terminate()
     output, _ = process.communicate(timeout=60)  # the pipe closes when the run itself has ended
-    assert "Stopped by signal 15 after update" in output
+    assert "Stopped by signal 15 after step" in output
     assert (tmp_path / "last" / "progress.json").exists()
 
 
@@ -266,7 +267,7 @@ def test_a_signal_saves_and_ends_the_run(data: str, tmp_path: Path, number: int,
     os.killpg(process.pid, number) if processes == 1 else process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == (128 + number if processes == 1 else 1), output[-2000:]
-    assert f"Stopped by signal {int(number)} after update" in output
+    assert f"Stopped by signal {int(number)} after step" in output
     saved = json.loads((tmp_path / "last" / "progress.json").read_text())["step"]
     assert saved == read_journal(tmp_path / "metrics.jsonl")[-1]["step"] >= 2
 
@@ -281,7 +282,7 @@ def test_a_full_disk_is_one_sentence(data: str, tmp_path: Path) -> None:
         *command(Path(data), tmp_path, epochs=1, checkpoint_every=2),
     ]
     output = finish(line, code=1)
-    assert re.search(r"^error: the checkpoint of update 2 could not be written", output, re.MULTILINE), output[-2000:]
+    assert re.search(r"^error: the checkpoint of step 2 could not be written", output, re.MULTILINE), output[-2000:]
     assert not list((tmp_path / "checkpoints").iterdir())
 
 

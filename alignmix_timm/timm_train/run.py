@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ..attaching import attach
+from ..points import unannounced
 from .messages import say, stop
 from .mixer import BatchMixer
 from .options import Options, Requested, given_in, option_name
@@ -120,16 +121,17 @@ class Run:
             stop(f"batches must be images [B, C, H, W], got shape {tuple(images.shape)}.")
         channels, height, width = images.shape[1:]
         try:
-            hooks = attach(
-                self._model,
-                feature_module=options.feature_module,
-                input_size=(channels, height, width),
-                epsilon=options.epsilon,
-                align_size=options.align_size,
-            )
+            with unannounced():
+                hooks = attach(
+                    self._model,
+                    feature_module=options.feature_module,
+                    input_size=(channels, height, width),
+                    epsilon=options.epsilon,
+                    align_size=options.align_size,
+                )
         except ValueError as error:
             stop(f"{type(self._model).__name__} cannot be mixed: {error}")
-        say(f"timm {timm.__version__}, patched {', '.join(self.patched)}; mixes {hooks.point}; {options}.")
+        say(f"mixes {hooks.point}; {options}; timm {timm.__version__}, patched {', '.join(self.patched)}.")
         return BatchMixer(hooks, settings, options, getattr(args, "seed", 0) or 0)
 
     def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
