@@ -50,13 +50,13 @@ def train_line(record: dict[str, Any], step: int, total: int, passed: float, lef
     """The means since the last line, and the time in seconds that passed and is left."""
     unmixed = {"share_none", "share_clean"}
     mixed = any(name.startswith("share_") and name not in unmixed for name in record)
-    parts = [f"loss {record['loss']:.4g}"]
+    parts = [f"loss {record['loss']:.3f}"]
     if "mixed_acc" in record:
         parts.append(f"{'mixed ' if mixed else ''}top-1 {record['mixed_acc']:.1f} %")
-    parts += [f"lr {record['lr']:.3g}", f"{record['images_per_second']:.0f} images/s"]
+    parts += [f"lr {record['lr']:.3g}", f"{record['images_per_second']:.0f} img/s"]
     if "corrupt_rows" in record:
         parts.append(f"{len(record['corrupt_rows'])} broken images")
-    parts.append(f"{duration(passed)} elapsed, {duration(left)} left")
+    parts.append(f"in {duration(passed)}, {duration(left)} left")
     return f"step {step}/{total}, epoch {record['epoch']:.2f}: {', '.join(parts)}"
 
 

@@ -46,6 +46,29 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, accelerator: Accelerat
     assert (tmp_path / "last" / "config.yaml").exists()
 
 
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, accelerator: Accelerator) -> None:
+    before = os.umask(0o027)
+    try:
+        Checkpoints(tmp_path, keep=1).save(1, accelerator, write, best=False)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "last").iterdir())
+    assert "model.safetensors" in {path.name for path in files}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+
+def test_the_link_to_the_best_is_made_again(tmp_path: Path, accelerator: Accelerator) -> None:
+    """A run killed after the checkpoint and before the link; one that goes on in another folder."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert not checkpoints.hold_best({}, accelerator)
+    checkpoints.save(1, accelerator, write, best=True)
+    checkpoints.save(2, accelerator, write, best=False)
+    assert checkpoints.hold_best(BEST, accelerator)
+    assert checkpoints.best.resolve().name == "step-00000002"
+    assert not checkpoints.hold_best({"step": 3}, accelerator)
+    assert checkpoints.best.resolve().name == "step-00000002"
+
+
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path: Path, accelerator: Accelerator) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, accelerator, write, best=False)

@@ -13,7 +13,7 @@ from alignmix_timm.card import make_card
 from alignmix_timm.config import TrainConfig
 from alignmix_timm.provenance import Base, Provenance
 from alignmix_timm.publish import save_for_timm
-from alignmix_timm.run_provenance import of_run
+from alignmix_timm.run_provenance import exported_step, of_run
 from alignmix_timm.verify import check_folder
 
 EMBEDDED = str(ROOT / "recipes" / "data" / "fashion_mnist")
@@ -22,7 +22,7 @@ DATA = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_
 
 
 DONE: dict[str, Any] = dict(
-    updates=6, step=4, best_by="top1", rows=60, split="train", held_out=True, mixing="at layer3"
+    updates=6, step=4, best_by="top1", rows=60, split="test", held_out=False, mixing="at layer3"
 )
 
 
@@ -39,6 +39,26 @@ def told(folder: Path, **options: object) -> Provenance:
 def test_results_are_those_of_the_weights_that_are_published(tmp_path: Path) -> None:
     assert told(tmp_path, model_ema=True).results == {"top1": 90.0}
     assert told(tmp_path).results["top1"] == 80.0
+
+
+def test_the_card_says_which_weights_and_on_which_rows(tmp_path: Path) -> None:
+    save_for_timm(
+        timm.create_model("test_resnet", num_classes=1), tmp_path / "a", ["a"], DATA, provenance=told(tmp_path)
+    )
+    card = make_card(tmp_path / "a", "alice/net")
+    assert "On 40 images of the split test of Fashion-MNIST" in card.text
+    assert "The weights after optimizer step 4 of 6: the best evaluation of the run by top-1 accuracy" in card.text
+    config = TrainConfig(data=EMBEDDED, batch_size=10, model_ema=True)
+    held = of_run(tmp_path, config, RESULTS, **DONE | dict(best_by="ema_top1", split="train", held_out=True))
+    save_for_timm(net, tmp_path / "a", ["a"], DATA, provenance=held)
+    card = make_card(tmp_path / "a", "alice/net")
+    assert "On 40 images, held-out rows of the split train of Fashion-MNIST" in card.text
+    assert "The EMA weights after optimizer step 4 of 6" in card.text
+    assert {result.dataset_split for result in card.data.eval_results} == {"held-out rows of train"}
+    assert exported_step(tmp_path / "a") == 4
+    early = of_run(tmp_path, config, RESULTS, **DONE | dict(best_by=None))
+    save_for_timm(net, tmp_path / "a", ["a"], DATA, provenance=early)
+    assert "One run, measured after optimizer step 4;" in make_card(tmp_path / "a", "alice/net").text
 
 
 def test_time_is_that_of_the_updates_however_often_the_run_was_resumed(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from alignmix_timm.config import TrainConfig
 from alignmix_timm.data import load_splits
 from alignmix_timm.examples import Key, Rows, collate
 from alignmix_timm.journal import read_journal
+from alignmix_timm.mixing import Mixing
 from alignmix_timm.running import run
 from alignmix_timm.training import Run
 from alignmix_timm.transforms import data_config, eval_transform
@@ -47,7 +48,7 @@ def config(data: str, output: Path, **options: Any) -> TrainConfig:
 
 
 def test_a_run_leaves_weights_for_plain_timm_and_what_made_them(data: str, tmp_path: Path) -> None:
-    result = run(config(data, tmp_path, epochs=2, model_ema=True, model_ema_decay=0.5, keep_checkpoints=1))
+    run(config(data, tmp_path, epochs=2, model_ema=True, model_ema_decay=0.5, keep_checkpoints=1))
     weights = str(tmp_path / "model" / "model.safetensors")
     net = timm.create_model("test_resnet", num_classes=10, checkpoint_path=weights).eval()
     described = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -58,11 +59,89 @@ def test_a_run_leaves_weights_for_plain_timm_and_what_made_them(data: str, tmp_p
     batch = next(iter(DataLoader(rows, 61, sampler=[Key(0, row) for row in range(61)], collate_fn=collate)))
     with torch.no_grad():
         right = net(batch["pixel_values"]).argmax(1) == batch["labels"]
-    assert 100 * right.double().mean().item() == pytest.approx(result["ema_top1"])
-    assert result["rows"] == result["ema_rows"] == 61
+    evaluations = records(tmp_path, "eval")
+    best = max(evaluations, key=lambda line: line["ema_top1"])  # the first, if several
+    assert 100 * right.double().mean().item() == pytest.approx(best["ema_top1"])
+    assert {line["rows"] for line in evaluations} == {line["ema_rows"] for line in evaluations} == {61}
+    saved = json.loads((tmp_path / "model" / "provenance.json").read_text())["run"]
+    assert (saved["step"], saved["best_by"], saved["updates"]) == (best["step"], "ema_top1", 10)
+    assert saved["results"]["top1"] == best["ema_top1"]
     assert (tmp_path / "config.yaml").read_text() == (tmp_path / "last" / "config.yaml").read_text()
     assert json.loads((tmp_path / "versions.json").read_text())["timm"] == timm.__version__
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+DIVERGING: dict[str, Any] = dict(epochs=3, sched="multistep", decay_milestones=[2], decay_rate=40.0, keep_checkpoints=1)
+
+
+def exported(folder: Path) -> tuple[int, dict[str, torch.Tensor]]:
+    """The step and the weights in ``model/``."""
+    saved = json.loads((folder / "model" / "provenance.json").read_text())["run"]
+    return saved["step"], load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_the_model_of_a_run_is_its_best_also_after_a_kill(
+    data: str, tmp_path: Path, average: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last epoch spoils the weights; then the run is killed at each place between it and its end."""
+    options: dict[str, Any] = DIVERGING | dict(model_ema=average, model_ema_decay=0.5, mixers=["none"])
+    result = run(config(data, tmp_path, **options))
+    metric = "ema_top1" if average else "top1"
+    best = max(records(tmp_path, "eval"), key=lambda line: line[metric])
+    assert best["step"] < 15
+    assert result[metric] < best[metric]
+    step, weights = exported(tmp_path)
+    assert step == best["step"]
+    checkpoint = tmp_path / "checkpoints" / f"step-{step:08d}"
+    kept = torch.load(checkpoint / "ema.pt") if average else load_file(checkpoint / "model.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in weights.items())
+    ema = "EMA " if average else ""
+    said = f"Done: best {ema}top-1 {best[metric]:.2f} % at step {step}/15, 10 classes; weights: {tmp_path / 'model'}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{said}, curves: {tmp_path / 'curves.png'}"
+
+    shutil.rmtree(tmp_path / "model")  # killed after the last checkpoint
+    (tmp_path / "best").unlink()  # or between a checkpoint and the link to it
+    (tmp_path / "best").symlink_to("checkpoints/step-00000015")
+    for _ in range(2):  # the second time there is nothing left to do
+        assert run(config(data, tmp_path, resume="auto", **options)) == pytest.approx(result)
+        assert (tmp_path / "best").resolve() == checkpoint
+        again, same = exported(tmp_path)
+        assert again == step
+        assert all(torch.equal(value, same[name]) for name, value in weights.items())
+        assert said in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_after_its_end_replaces_its_model_by_a_better_one(data: str, tmp_path: Path) -> None:
+    run(config(data, tmp_path, mixers=["none"], sched="none"))
+    run(config(data, tmp_path, mixers=["none"], sched="none", epochs=4, resume="auto"))
+    best = max(records(tmp_path, "eval"), key=lambda line: line["top1"])
+    assert exported(tmp_path)[0] == best["step"] > 5
+
+
+def test_a_run_says_once_where_it_mixes_and_nothing_if_it_does_not(
+    data: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(config(data, tmp_path / "mixed", model_ema=True, model_ema_decay=0.5))
+    told = "".join(capfd.readouterr())
+    assert told.count("AlignMix mixes") == told.count("passed over") == 1
+    lines = told.splitlines()
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 120
+    assert re.search(r"^step 5/5, epoch 1.00: loss .* img/s, in 0:\d\d, 0:00 left$", told, re.MULTILINE)
+    assert re.search(
+        r"^epoch 1/1 \(0:\d\d\): train loss [\d.]+; EMA top-1 [\d.]+ %, .*; best so far$", told, re.MULTILINE
+    )
+    mean = sum(line["loss"] for line in records(tmp_path / "mixed", "train")) / 5
+    assert f"train loss {mean:.4g};" in told
+    run(config(data, tmp_path / "none", mixers=["none"]))
+    assert "AlignMix mixes" not in "".join(capfd.readouterr())
+    never: list[dict[str, Any]] = [
+        {"mixers": ["cutmix"]},
+        {"mix_prob": 0.0},
+        {"mix_off_epoch": 0},
+        {"modes": ["input"]},
+    ]
+    assert not any(Mixing(config(data, tmp_path, **options), 5, 10).within for options in never)
 
 
 def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
@@ -77,7 +156,6 @@ def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
             line["loss"], rel=1e-5
         )
         assert 0 <= line["mixed_acc"] <= 100
-        assert 0 <= line["data_wait"] <= 100
     assert lines[-1]["share_none"] == 100
     assert len(records(tmp_path, "effect")) == 2
 
