@@ -42,9 +42,8 @@ def test_results_are_those_of_the_weights_that_are_published(tmp_path: Path) -> 
 
 
 def test_the_card_says_which_weights_and_on_which_rows(tmp_path: Path) -> None:
-    save_for_timm(
-        timm.create_model("test_resnet", num_classes=1), tmp_path / "a", ["a"], DATA, provenance=told(tmp_path)
-    )
+    net = timm.create_model("test_resnet", num_classes=1)
+    save_for_timm(net, tmp_path / "a", ["a"], DATA, provenance=told(tmp_path))
     card = make_card(tmp_path / "a", "alice/net")
     assert "On 40 images of the split test of Fashion-MNIST" in card.text
     assert "The weights after optimizer step 4 of 6: the best evaluation of the run by top-1 accuracy" in card.text
