@@ -102,7 +102,7 @@ def timm_loop(config: TrainConfig, engine: Run) -> Iterator[None]:
         interpolation=engine.data["interpolation"],
         mean=engine.data["mean"],
         std=engine.data["std"],
-        num_workers=config.workers,
+        num_workers=config.workers or 0,
         device=device,
     )
     updates = 0

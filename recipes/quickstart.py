@@ -26,10 +26,12 @@ from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
 from alignmix_timm.evaluation.calibration import expected_calibration_error
+from alignmix_timm.points import unannounced
 from alignmix_timm.publishing.provenance import Provenance, find_dataset
 from alignmix_timm.publishing.save import load_for_timm, save_for_timm
 from alignmix_timm.training.build import build_model, check_model
 from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.console import wrapped
 from alignmix_timm.training.errors import told_in_a_sentence
 from alignmix_timm.training.option_ranges import check_ranges
 from alignmix_timm.training.parsing import OneLineParser
@@ -103,9 +105,10 @@ def fit(
     """Train in place: SGD with Nesterov momentum, one cycle of the learning rate."""
     collator = AlignMixCollator(seed=args.seed, num_classes=net.num_classes, prob=prob)
     loader = DataLoader(train, args.batch_size, shuffle=True, drop_last=True, collate_fn=collator)
-    model = AlignMixModel(net, input_size=train.size)
+    with unannounced():
+        model = AlignMixModel(net, input_size=train.size)
     if prob > 0:
-        accelerator.print(f"AlignMix mixes {model.hooks.point}.")
+        accelerator.print(wrapped(f"AlignMix mixes {model.hooks.point}."))
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=0.9, weight_decay=5e-4, nesterov=True)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = args.epochs * len(loader)

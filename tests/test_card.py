@@ -93,7 +93,7 @@ def test_the_card_says_what_the_run_says(folder: Path) -> None:
         "revision abc123, 2500 images. Licence of the data: cc-by-4.0",
         "features at layer2.0 (NCHW, 4 x 4), deepest",
         "timm/resnet10t.c3\\_in1k, licence cc-by-nc-4.0",
-        "Seed 3, 4 epochs, 100 updates, 1.5 minutes of training, on CPU",
+        "Seed 3, 4 epochs, 100 optimizer steps, 1.5 minutes of training, on CPU",
         "| lr | 0.1 |",
         "@inproceedings",
     ):

@@ -16,6 +16,8 @@ from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.data.batches import Schedule
 from alignmix_timm.training.signals import locked
 
+BEST = {"step": 2, "top1": 50.0}
+
 
 @pytest.fixture
 def accelerator() -> Accelerator:
@@ -26,7 +28,7 @@ def accelerator() -> Accelerator:
 
 
 def write(folder: Path) -> None:
-    write_progress(folder, TrainConfig(data="a"), Schedule(10, 2, 1, 0), step=3, best=50.0)
+    write_progress(folder, TrainConfig(data="a"), Schedule(10, 2, 1, 0), step=3, best=BEST)
 
 
 def steps(checkpoints: Checkpoints) -> list[int]:
@@ -40,8 +42,31 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, accelerator: Accelerat
     assert steps(checkpoints) == [2, 4, 5]
     assert (tmp_path / "last").resolve() == checkpoints.latest()
     assert (tmp_path / "best").resolve().name == "step-00000002"
-    assert read_progress(tmp_path / "last") == {"step": 3, "best": 50.0, "schedule": Schedule(10, 2, 1, 0)}
+    assert read_progress(tmp_path / "last") == {"step": 3, "best": BEST, "schedule": Schedule(10, 2, 1, 0)}
     assert (tmp_path / "last" / "config.yaml").exists()
+
+
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, accelerator: Accelerator) -> None:
+    before = os.umask(0o027)
+    try:
+        Checkpoints(tmp_path, keep=1).save(1, accelerator, write, best=False)
+    finally:
+        os.umask(before)
+    files = list((tmp_path / "last").iterdir())
+    assert "model.safetensors" in {path.name for path in files}
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o640}
+
+
+def test_the_link_to_the_best_is_made_again(tmp_path: Path, accelerator: Accelerator) -> None:
+    """A run killed after the checkpoint and before the link; one that goes on in another folder."""
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    assert not checkpoints.hold_best({}, accelerator)
+    checkpoints.save(1, accelerator, write, best=True)
+    checkpoints.save(2, accelerator, write, best=False)
+    assert checkpoints.hold_best(BEST, accelerator)
+    assert checkpoints.best.resolve().name == "step-00000002"
+    assert not checkpoints.hold_best({"step": 3}, accelerator)
+    assert checkpoints.best.resolve().name == "step-00000002"
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path: Path, accelerator: Accelerator) -> None:
@@ -51,9 +76,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last(tmp_path: Path, acc
     def fail(folder: Path) -> None:
         raise OSError("No space left on device")
 
-    with pytest.raises(
-        OSError, match=r"update 2 could not be written .*No space left.*last good one is .*step-00000001"
-    ):
+    with pytest.raises(OSError, match=r"step 2 could not be written .*No space left.*last good one is .*step-00000001"):
         checkpoints.save(2, accelerator, fail, best=True)
     assert steps(checkpoints) == [1]
     assert (tmp_path / "last").resolve().name == "step-00000001"

@@ -1,10 +1,14 @@
 """Options: layers, types, and what is refused."""
 
+import re
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from alignmix_timm.training.config import TrainConfig, parse_config
+from alignmix_timm.training.config import GROUPS, TrainConfig, parse_config
+from alignmix_timm.training.options import Role, names_of
 
 CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
 
@@ -38,8 +42,18 @@ def test_saved_options_are_read_back(tmp_path: Path) -> None:
         ("--epochs 3", "data must be the name of a dataset on the Hub or a folder: pass --data."),
         ("--data a --epochs 0", "epochs must be >= 1, got 0."),
         ("--data a --mixers", "mixers must not be empty"),
-        ("--data a --mixers alignmax", "Did you mean 'alignmix'?"),
-        ("--data a --modes feet", "invalid choice: 'feet'"),
+        (
+            "--data a --mixers alignmax",
+            "got 'alignmax'. Did you mean 'alignmix'?",
+        ),
+        ("--data a --modes feet", "got 'feet'. Did you mean 'feat'?"),
+        ("--data a --loss foo", "loss must be among ('ce', 'bce'), got 'foo'."),
+        ("--data a --sched cosin", "got 'cosin'. Did you mean 'cosine'?"),
+        ("--data a --lr fast", "lr must be of type float, got 'fast'."),
+        ("--data a --decay-milestones 30 x", "decay_milestones must be of type int, got 'x'."),
+        ("--data a --epochs 3.5", "epochs must be of type int, got '3.5'."),
+        ("--data a --epochs", "--epochs: expected one argument."),
+        ("--data a --compile=1", "--compile/--no-compile: ignored explicit argument '1'."),
         ("--data a --epsilon -1", "epsilon must be"),
         ("--data a --opt-args lr", "--opt-args must be name=value, got 'lr'."),
         ("--data a --trackers wandbe", "trackers must be among"),
@@ -53,7 +67,9 @@ def test_wrong_options_are_named(line: str, message: str, capsys: pytest.Capture
     with pytest.raises(SystemExit) as stopped:
         parse_config(line.split())
     assert stopped.value.code == 2
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -73,12 +89,33 @@ def test_wrong_files_are_named(text: str, message: str, tmp_path: Path, capsys: 
     assert message in capsys.readouterr().err
 
 
-def test_help_shows_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_every_option_in_its_group_with_its_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    examples = "What it does.\n\n    python train.py --data path/to/folder     # as written\n    python train.py\n"
     with pytest.raises(SystemExit):
-        parse_config(["--help"])
+        parse_config(["--help"], description=examples)
     shown = capsys.readouterr().out
-    assert all(f"--{name.replace('_', '-')} " in shown for name in TrainConfig.__dataclass_fields__)
-    assert "(default: 0.02)" in shown
+    assert examples in shown
+    titles = ("data", "model", "augmentation", "mixing", "optimisation", "run")
+    places = [shown.index(f"\n{title}:\n") for title in titles]
+    assert places == sorted(places)
+    assert places[3] < shown.index("--epsilon X") < places[4]
+    assert all(re.search(rf"^  --{name.replace('_', '-')}[ ,]", shown, re.M) for name in asdict(TrainConfig()))
+    for default in ("(default: 0.02)", "(default: input embed feat feat_swap)", "(default: on)", "(default: cosine)"):
+        assert default in shown.replace("\n" + 32 * " ", " ")
+    assert "None" not in shown
+    assert max(map(len, shown.splitlines())) <= 120
+
+
+def test_every_option_belongs_to_one_group_and_has_a_role() -> None:
+    names = [option.name for group in GROUPS.values() for option in fields(group)]
+    assert sorted(names) == sorted(asdict(TrainConfig()))
+    roles = {role: set(names_of(TrainConfig, role)) for role in get_args(Role)}
+    assert set().union(*roles.values()) == set(names)
+    assert {"workers", "output", "resume"} < roles["call"]
+    assert {"model", "method"} < roles["model"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """Datasets of many kinds, their columns and images; and what is refused."""
 
 import io
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,12 +9,17 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import timm
+import torch
+from accelerate import Accelerator
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.data.batches import make_schedule
 from alignmix_timm.training.data.dataset import Key, Rows, collate
 from alignmix_timm.training.data.decoding import read_image
+from alignmix_timm.training.data.loaders import MOST_WORKERS, Loaders, share_of_cores
 from alignmix_timm.training.data.splits import load_splits
 from alignmix_timm.training.data.transforms import data_config, eval_transform
 
@@ -45,6 +51,7 @@ def test_a_folder_of_class_folders_holds_rows_out(tmp_path: Path) -> None:
         for number, picture in enumerate(pictures(20)):
             picture.save(tmp_path / name / f"{number}.png")
     splits = load_splits(TrainConfig(data=str(tmp_path), val_fraction=0.25))
+    assert (splits.split, splits.held_out) == ("train", True)
     assert splits.names == ["cat", "dog"]
     assert (len(splits.train), len(splits.test)) == (30, 10)
     paths = [{row[splits.image]["path"] for row in part} for part in (splits.train, splits.test)]
@@ -71,6 +78,7 @@ def test_parquet_files_and_saved_datasets(tmp_path: Path) -> None:
 def test_labels_without_names(tmp_path: Path, label: Any, values: list, names: list[str], indices: list[int]) -> None:
     rows = table(4, label, values=values)
     splits = load_splits(TrainConfig(data=save(tmp_path, train=rows, test=rows)))
+    assert (splits.split, splits.held_out) == ("test", False)
     assert splits.names == names
     assert list(splits.train["label"]) == indices
 
@@ -204,3 +212,32 @@ def test_evaluation_crops_the_image_or_takes_all_of_it(mode: str | None, edges: 
     shown = eval_transform(data)(Image.fromarray(pixels)) * 255
     assert shown.shape == (3, 64, 64)
     assert shown[0, 32, [0, -1]].tolist() == edges
+
+
+def test_workers_are_the_share_of_the_cores_that_a_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    usable = os.sched_getaffinity(0)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert share_of_cores(1) == min(len(usable), MOST_WORKERS)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # of 16 processes on eight machines
+    assert share_of_cores(16) == max(min(len(usable) // 2, MOST_WORKERS), 1)
+    os.sched_setaffinity(0, {min(usable)})
+    try:
+        assert share_of_cores(16) == 1
+    finally:
+        os.sched_setaffinity(0, usable)
+
+
+def test_batches_do_not_depend_on_the_workers(tmp_path: Path) -> None:
+    rows, seen = table(24, NAMED), []
+    data = save(tmp_path, train=rows, test=rows)
+    for workers in (0, 2, None):
+        config = TrainConfig(data=data, img_size=8, batch_size=4, workers=workers)
+        splits = load_splits(config)
+        schedule = make_schedule(config, splits.train, 1, None)
+        size = data_config(
+            SimpleNamespace(pretrained_cfg=timm.models.get_pretrained_cfg("test_resnet").to_dict()), config
+        )
+        loaders = Loaders(config, splits, size, schedule, Accelerator(cpu=True))
+        seen.append(torch.cat([batch["pixel_values"] for batch in loaders.train(0, 12)]))
+    assert len(seen[0]) == 48
+    assert all(torch.equal(one, seen[0]) for one in seen)

@@ -1,6 +1,7 @@
 """Weights that plain timm loads, whatever the model went through."""
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +119,16 @@ def test_what_cannot_be_published_is_refused(tmp_path: Path) -> None:
         save_for_timm(net.to(torch.float8_e4m3fn), tmp_path / "model", NAMES, DATA)
     with pytest.raises(ValueError, match=r"must be a folder of save_for_timm, it has no model\.safetensors"):
         check_folder(tmp_path / "model")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664), (0o077, 0o600)])
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        save_for_timm(timm.create_model("test_resnet", num_classes=3), tmp_path / "model", NAMES, DATA)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()} == {mode}
 
 
 def change(path: Path, name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -13,11 +14,16 @@ from alignmix_timm.publishing.save import save_for_timm
 from alignmix_timm.publishing.verify import check_folder
 from alignmix_timm.training.build import build_model, model_args
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.provenance import of_run
+from alignmix_timm.training.provenance import exported_step, of_run
 
 EMBEDDED = str(ROOT / "recipes" / "data" / "fashion_mnist")
 RESULTS = {"rows": 40.0, "top1": 80.0, "ema_rows": 40.0, "ema_top1": 90.0}
 DATA = {"input_size": (3, 64, 64), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+
+
+DONE: dict[str, Any] = dict(
+    updates=6, step=4, best_by="top1", rows=60, split="test", held_out=False, mixing="at layer3"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,12 +33,31 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told(folder: Path, **options: object) -> Provenance:
     options = {"data": EMBEDDED, "batch_size": 10, "output": str(folder), **options}
-    return of_run(folder, TrainConfig(**options), RESULTS, updates=6, rows=60, split="test", mixing="at layer3")
+    return of_run(folder, TrainConfig(**options), RESULTS, **DONE)
 
 
 def test_results_are_those_of_the_weights_that_are_published(tmp_path: Path) -> None:
     assert told(tmp_path, model_ema=True).results == {"top1": 90.0}
     assert told(tmp_path).results["top1"] == 80.0
+
+
+def test_the_card_says_which_weights_and_on_which_rows(tmp_path: Path) -> None:
+    net = timm.create_model("test_resnet", num_classes=1)
+    save_for_timm(net, tmp_path / "a", ["a"], DATA, provenance=told(tmp_path))
+    card = make_card(tmp_path / "a", "alice/net")
+    assert "On 40 images of the split test of Fashion-MNIST" in card.text
+    assert "The weights after optimizer step 4 of 6: the best evaluation of the run by top-1 accuracy" in card.text
+    config = TrainConfig(data=EMBEDDED, batch_size=10, model_ema=True)
+    held = of_run(tmp_path, config, RESULTS, **DONE | dict(best_by="ema_top1", split="train", held_out=True))
+    save_for_timm(net, tmp_path / "a", ["a"], DATA, provenance=held)
+    card = make_card(tmp_path / "a", "alice/net")
+    assert "On 40 images, held-out rows of the split train of Fashion-MNIST" in card.text
+    assert "The EMA weights after optimizer step 4 of 6" in card.text
+    assert {result.dataset_split for result in card.data.eval_results} == {"held-out rows of train"}
+    assert exported_step(tmp_path / "a") == 4
+    early = of_run(tmp_path, config, RESULTS, **DONE | dict(best_by=None))
+    save_for_timm(net, tmp_path / "a", ["a"], DATA, provenance=early)
+    assert "One run, measured after optimizer step 4;" in make_card(tmp_path / "a", "alice/net").text
 
 
 def test_time_is_that_of_the_updates_however_often_the_run_was_resumed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from alignmix_timm.training.data.splits import load_splits
 from alignmix_timm.training.data.transforms import data_config, eval_transform
 from alignmix_timm.training.journal import read_journal
 from alignmix_timm.training.main import run
+from alignmix_timm.training.mixing import Mixing
 from alignmix_timm.training.trainer import Run
 
 SMALL: dict[str, Any] = dict(model="test_resnet", img_size=32, batch_size=32, epochs=1, workers=0, log_every=1, lr=0.05)
@@ -47,7 +48,7 @@ def config(data: str, output: Path, **options: Any) -> TrainConfig:
 
 
 def test_a_run_leaves_weights_for_plain_timm_and_what_made_them(data: str, tmp_path: Path) -> None:
-    result = run(config(data, tmp_path, epochs=2, model_ema=True, model_ema_decay=0.5, keep_checkpoints=1))
+    run(config(data, tmp_path, epochs=2, model_ema=True, model_ema_decay=0.5, keep_checkpoints=1))
     weights = str(tmp_path / "model" / "model.safetensors")
     net = timm.create_model("test_resnet", num_classes=10, checkpoint_path=weights).eval()
     described = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -58,8 +59,13 @@ def test_a_run_leaves_weights_for_plain_timm_and_what_made_them(data: str, tmp_p
     batch = next(iter(DataLoader(rows, 61, sampler=[Key(0, row) for row in range(61)], collate_fn=collate)))
     with torch.no_grad():
         right = net(batch["pixel_values"]).argmax(1) == batch["labels"]
-    assert 100 * right.double().mean().item() == pytest.approx(result["ema_top1"])
-    assert result["rows"] == result["ema_rows"] == 61
+    evaluations = records(tmp_path, "eval")
+    best = max(evaluations, key=lambda line: line["ema_top1"])  # the first, if several
+    assert 100 * right.double().mean().item() == pytest.approx(best["ema_top1"])
+    assert {line["rows"] for line in evaluations} == {line["ema_rows"] for line in evaluations} == {61}
+    saved = json.loads((tmp_path / "model" / "provenance.json").read_text())["run"]
+    assert (saved["step"], saved["best_by"], saved["updates"]) == (best["step"], "ema_top1", 10)
+    assert saved["results"]["top1"] == best["ema_top1"]
     assert (tmp_path / "config.yaml").read_text() == (tmp_path / "last" / "config.yaml").read_text()
     assert json.loads((tmp_path / "versions.json").read_text())["timm"] == timm.__version__
     for picture in ("curves.png", "reliability.png"):
@@ -80,6 +86,79 @@ def check_bins(output: Path) -> None:
             assert 100 * gap / 61 == pytest.approx(line[f"{prefix}ece"], abs=1e-3)
 
 
+DIVERGING: dict[str, Any] = dict(epochs=3, sched="multistep", decay_milestones=[2], decay_rate=40.0, keep_checkpoints=1)
+
+
+def exported(folder: Path) -> tuple[int, dict[str, torch.Tensor]]:
+    """The step and the weights in ``model/``."""
+    saved = json.loads((folder / "model" / "provenance.json").read_text())["run"]
+    return saved["step"], load_file(folder / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_the_model_of_a_run_is_its_best_also_after_a_kill(
+    data: str, tmp_path: Path, average: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last epoch spoils the weights; then the run is killed at each place between it and its end."""
+    options: dict[str, Any] = DIVERGING | dict(model_ema=average, model_ema_decay=0.5, mixers=["none"])
+    result = run(config(data, tmp_path, **options))
+    metric = "ema_top1" if average else "top1"
+    best = max(records(tmp_path, "eval"), key=lambda line: line[metric])
+    assert best["step"] < 15
+    assert result[metric] < best[metric]
+    step, weights = exported(tmp_path)
+    assert step == best["step"]
+    checkpoint = tmp_path / "checkpoints" / f"step-{step:08d}"
+    kept = torch.load(checkpoint / "ema.pt") if average else load_file(checkpoint / "model.safetensors")
+    assert all(torch.equal(value, kept[name]) for name, value in weights.items())
+    ema = "EMA " if average else ""
+    said = f"Done: best {ema}top-1 {best[metric]:.2f} % at step {step}/15, 10 classes; weights: {tmp_path / 'model'}"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{said}, curves: {tmp_path / 'curves.png'}"
+
+    shutil.rmtree(tmp_path / "model")  # killed after the last checkpoint
+    (tmp_path / "best").unlink()  # or between a checkpoint and the link to it
+    (tmp_path / "best").symlink_to("checkpoints/step-00000015")
+    for _ in range(2):  # the second time there is nothing left to do
+        assert run(config(data, tmp_path, resume="auto", **options)) == pytest.approx(result)
+        assert (tmp_path / "best").resolve() == checkpoint
+        again, same = exported(tmp_path)
+        assert again == step
+        assert all(torch.equal(value, same[name]) for name, value in weights.items())
+        assert said in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_after_its_end_replaces_its_model_by_a_better_one(data: str, tmp_path: Path) -> None:
+    run(config(data, tmp_path, mixers=["none"], sched="none"))
+    run(config(data, tmp_path, mixers=["none"], sched="none", epochs=4, resume="auto"))
+    best = max(records(tmp_path, "eval"), key=lambda line: line["top1"])
+    assert exported(tmp_path)[0] == best["step"] > 5
+
+
+def test_a_run_says_once_where_it_mixes_and_nothing_if_it_does_not(
+    data: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run(config(data, tmp_path / "mixed", model_ema=True, model_ema_decay=0.5))
+    told = "".join(capfd.readouterr())
+    assert told.count("AlignMix mixes") == told.count("passed over") == 1
+    lines = told.splitlines()
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 120
+    assert re.search(r"^step 5/5, epoch 1.00: loss .* img/s, in 0:\d\d, 0:00 left$", told, re.MULTILINE)
+    assert re.search(
+        r"^epoch 1/1 \(0:\d\d\): train loss [\d.]+; EMA top-1 [\d.]+ %, .*; best so far$", told, re.MULTILINE
+    )
+    mean = sum(line["loss"] for line in records(tmp_path / "mixed", "train")) / 5
+    assert f"train loss {mean:.4g};" in told
+    run(config(data, tmp_path / "none", mixers=["none"]))
+    assert "AlignMix mixes" not in "".join(capfd.readouterr())
+    never: list[dict[str, Any]] = [
+        {"mixers": ["cutmix"]},
+        {"mix_prob": 0.0},
+        {"mix_off_epoch": 0},
+        {"modes": ["input"]},
+    ]
+    assert not any(Mixing(config(data, tmp_path, **options), 5, 10).within for options in never)
+
+
 def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
     run(config(data, tmp_path, epochs=4, log_every=20, mixers=["alignmix", "cutmix", "none"], mix_off_epoch=3))
     lines = records(tmp_path, "train")
@@ -87,12 +166,12 @@ def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
     assert {"share_cutmix", "share_none"} < set(shares)
     for line in lines:
         parts = [name.removeprefix("share_") for name in line if name.startswith("share_")]
-        assert sum(line[f"share_{part}"] for part in parts) == pytest.approx(1)
-        assert sum(line[f"share_{part}"] * line[f"loss_{part}"] for part in parts) == pytest.approx(
+        assert sum(line[f"share_{part}"] for part in parts) == pytest.approx(100)
+        assert sum(line[f"share_{part}"] / 100 * line[f"loss_{part}"] for part in parts) == pytest.approx(
             line["loss"], rel=1e-5
         )
-        assert 0 <= line["mixed_acc"] <= 1
-    assert lines[-1]["share_none"] == 1
+        assert 0 <= line["mixed_acc"] <= 100
+    assert lines[-1]["share_none"] == 100
     assert len(records(tmp_path, "effect")) == 2
 
 
@@ -202,7 +281,7 @@ def test_no_mixing_is_plain_training(data: str, tmp_path: Path) -> None:
 def test_weights_that_are_no_numbers_stop_the_run_and_keep_the_last_checkpoint(data: str, tmp_path: Path) -> None:
     options: dict[str, Any] = dict(epochs=2, checkpoint_every=1, sched="multistep", weight_decay=10.0)
     options["decay_milestones"] = [1]
-    with pytest.raises(FloatingPointError, match=r"is not finite after update 5. Lower --lr.*step-00000004"):
+    with pytest.raises(FloatingPointError, match=r"is not finite after step 5. Lower --lr.*step-00000004"):
         run(config(data, tmp_path, decay_rate=6e39, keep_checkpoints=1, **options))
     assert all(value.isfinite().all() for value in load_file(tmp_path / "last" / "model.safetensors").values())
     assert run(config(data, tmp_path / "sane", resume=str(tmp_path), decay_rate=0.1, **options))["rows"] == 61
@@ -264,7 +343,7 @@ def test_the_end_of_a_launcher_saves_and_ends_the_run(data: str, tmp_path: Path)
         time.sleep(0.01)
     process.terminate()
     output, _ = process.communicate(timeout=60)  # the pipe closes when the run itself has ended
-    assert "Stopped by signal 15 after update" in output
+    assert "Stopped by signal 15 after step" in output
     assert (tmp_path / "last" / "progress.json").exists()
 
 
@@ -286,7 +365,7 @@ def test_a_signal_saves_and_ends_the_run(data: str, tmp_path: Path, number: int,
     os.killpg(process.pid, number) if processes == 1 else process.send_signal(number)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == (128 + number if processes == 1 else 1), output[-2000:]
-    assert f"Stopped by signal {int(number)} after update" in output
+    assert f"Stopped by signal {int(number)} after step" in output
     saved = json.loads((tmp_path / "last" / "progress.json").read_text())["step"]
     assert saved == read_journal(tmp_path / "metrics.jsonl")[-1]["step"] >= 2
 
@@ -301,7 +380,7 @@ def test_a_full_disk_is_one_sentence(data: str, tmp_path: Path) -> None:
         *command(Path(data), tmp_path, epochs=1, checkpoint_every=2),
     ]
     output = finish(line, code=1)
-    assert re.search(r"^error: the checkpoint of update 2 could not be written", output, re.MULTILINE), output[-2000:]
+    assert re.search(r"^error: the checkpoint of step 2 could not be written", output, re.MULTILINE), output[-2000:]
     assert not list((tmp_path / "checkpoints").iterdir())
 
 

@@ -112,7 +112,10 @@ def digest(output: Path) -> dict[str, Any]:
     """Weights and average of the last checkpoint, bit by bit, and the metrics of the run."""
     last = output / "last"
     average = torch.load(last / "ema.pt", weights_only=True)
+    exported = json.loads((output / "model" / "provenance.json").read_text())["run"]
     return {
+        "model": hashlib.sha256((output / "model" / "model.safetensors").read_bytes()).hexdigest(),
+        "best": (exported["step"], exported["best_by"], exported["results"], (output / "best").resolve().name),
         "weights": hashlib.sha256((last / "model.safetensors").read_bytes()).hexdigest(),
         "average": {name: hashlib.sha256(value.numpy().tobytes()).hexdigest() for name, value in average.items()},
         "train": records(output, "train"),

@@ -62,7 +62,7 @@ class OneOf(Mixer):
     @property
     def aligns(self) -> bool:
         """Whether some batch it draws is aligned."""
-        return self.prob > 0 and self.until != 0 and any(mixer.aligns for mixer in self._drawn())
+        return any(mixer.aligns for mixer in self._drawn())
 
     @property
     def mixes_inside(self) -> bool:
@@ -93,5 +93,7 @@ class OneOf(Mixer):
         return mixer.mix(images, targets, params, net)
 
     def _drawn(self) -> list[Mixer]:
+        if self.prob == 0 or self.until == 0:
+            return []
         shares = self.probabilities or [1.0] * len(self.mixers)
         return [mixer for mixer, share in zip(self.mixers, shares, strict=True) if share > 0]

@@ -9,6 +9,9 @@ operation still follows. It is found by tracing the model, not by a table of nam
     python -m alignmix_timm.points --all --save points.jsonl      # every model of timm; goes on where it stopped
 """
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +54,18 @@ class MixingPoint:
             f"features at {self.feature_module} ({self.layout.kind}, {height} x {width}), {self.reason}; "
             f"embedding at the input of {' and '.join(self.classifiers)}"
         )
+
+
+@contextlib.contextmanager
+def unannounced() -> Iterator[None]:
+    """For a caller that prints the point itself: no warning that the choice moved back to a larger map."""
+    logger = logging.getLogger(f"{__name__}.maps")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def choose_point(

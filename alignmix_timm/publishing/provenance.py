@@ -31,6 +31,7 @@ class Dataset:
         name: On the Hub; of a local folder only its last part.
         on_hub: Whether others can find it by this name.
         license: As its own card states it; None if it states none, or has none.
+        eval_split: Where the evaluation rows come from; with ``held_out``, they were kept out of the training on it.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Dataset:
     train_rows: int | None = None
     eval_rows: int | None = None
     eval_split: str | None = None
+    held_out: bool = False
+
+    @property
+    def evaluated(self) -> str | None:
+        """Which rows were evaluated, in words."""
+        return None if self.eval_split is None else rows_of(self.eval_split, self.held_out)
 
 
 @dataclass
@@ -58,9 +65,13 @@ class Provenance:
 
     Attributes:
         dataset: What they were trained and measured on.
-        results: The last measurement of these weights, by the names of ``metrics.jsonl``; shares in percent.
+        results: The measurement of these weights, by the names of ``metrics.jsonl``; shares in percent.
         seed: Of the run.
         mixing: Where the model was mixed, and why there; None without mixing.
+        updates: Optimizer steps of the run.
+        step: The step after which the weights were saved.
+        best_by: The measurement, by its name in ``metrics.jsonl``, in which they are the best of the run; None if they
+            were not chosen by any.
         seconds: Time of training.
         base: None for random initialisation.
         command: Builds the weights again, where one command does.
@@ -73,6 +84,8 @@ class Provenance:
     mixing: str | None = None
     epochs: int | None = None
     updates: int | None = None
+    step: int | None = None
+    best_by: str | None = None
     seconds: float | None = None
     base: Base | None = None
     command: str | None = None
@@ -94,6 +107,11 @@ class Provenance:
         """What :meth:`to_dict` returned."""
         base = values.get("base")
         return cls(**{**values, "dataset": Dataset(**values["dataset"]), "base": base and Base(**base)})
+
+
+def rows_of(split: str, held_out: bool) -> str:
+    """The evaluation rows of a split in words: a part of it that was held out, or all of it."""
+    return f"held-out rows of the split {split}" if held_out else f"the split {split}"
 
 
 def find_dataset(data: str | Path, config: str | None = None, revision: str | None = None) -> Dataset:

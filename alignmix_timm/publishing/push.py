@@ -75,9 +75,9 @@ class Uploads:
         return self._running is not None and self._running.poll() is None
 
     def export(self, step: int, save: Callable[[Path], None]) -> None:
-        """Let ``save(folder)`` write the model of this update, and upload that, unless the last upload is under way."""
+        """Let ``save(folder)`` write the model of this step, and upload that, unless the last upload is under way."""
         if self.busy:
-            self.say(f"The last push is still under way: none at update {step}.")
+            self.say(f"The last push is still under way: none at step {step}.")
             return
         self.wait()
         model = self.folder / EXPORTS / f"step-{step:08d}"
@@ -86,7 +86,7 @@ class Uploads:
                 shutil.rmtree(old)
             save(model)
         except Exception as error:  # whatever it is, the run goes on
-            self.say(f"No push at update {step}: {error}")
+            self.say(f"No push at step {step}: {error}")
             return
         self.start(model)
 

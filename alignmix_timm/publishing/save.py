@@ -15,6 +15,7 @@ from timm.models._hub import save_config_for_hf  # not public in the oldest supp
 from torch import Tensor, nn
 
 from ..attaching import detach
+from .file_modes import follow_umask
 from .provenance import Provenance
 
 WEIGHTS, CONFIG, PROVENANCE = "model.safetensors", "config.json", "provenance.json"
@@ -184,6 +185,7 @@ def _replace(folder: Path, write: Callable[[Path], None]) -> None:
     try:
         partial.mkdir(parents=True)
         write(partial)
+        follow_umask(partial)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise OSError(f"the model could not be written to {folder}: {error}. What was there is intact.") from error

@@ -6,14 +6,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..nearest import nearest
 from .messages import stop
 from .options import add_options
 from .requirements import check_timm
 
 _USAGE = """alignmix-timm SCRIPT.py [OPTION ...] --mixup alignmix
        torchrun ... -m alignmix_timm.timm_train SCRIPT.py [OPTION ...] --mixup alignmix
+       alignmix-timm train --data DATA [OPTION ...]
        alignmix-timm push RUN_FOLDER USER/NAME"""
-_ABOUT = """Run timm's train.py, or a script like it, with AlignMix. All options go to the script; these are added:"""
+_ABOUT = """Three commands:
+
+  SCRIPT.py  run timm's train.py, or a script like it, with AlignMix; all options go to the script, with those below
+  train      train with this package's own engine; alignmix-timm train --help lists its options
+  push       publish a trained model on the Hugging Face Hub; alignmix-timm push --help
+"""
 _NOTES = """--mixup-prob, --mixup-off-epoch, --smoothing, --cutmix and --mixup-switch-prob keep their meaning. Options
 may stand in the file of -c: mixup: alignmix, alignmix_alpha: 1.0. SCRIPT.py --help lists all of the script."""
 
@@ -33,7 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _parser().print_help()
         return
     if not given[0].endswith(".py"):
-        stop(f"the first argument must be a script, SCRIPT.py, got {given[0]!r}. See alignmix-timm --help.", 2)
+        stop(
+            f"the first argument must be a script, SCRIPT.py, or train or push, got {given[0]!r}."
+            f"{nearest(given[0], ['train', 'push'])} See alignmix-timm --help.",
+            2,
+        )
     if not Path(given[0]).is_file():
         stop(f"there is no script {given[0]!r}.", 2)
     check_timm()

@@ -1,15 +1,17 @@
 """What the launcher says: on stderr, since train.py prints its results on stdout."""
 
 import sys
+import textwrap
 from typing import NoReturn
 
 from ..params import process_index
 
 
 def say(message: str) -> None:
-    """Print a line, in the first process only."""
+    """Print a message, in the first process only, on lines of at most 120 columns."""
     if process_index() == 0:
-        print(f"alignmix-timm: {message}", file=sys.stderr, flush=True)
+        lines = textwrap.wrap(f"alignmix-timm: {message}", 120, subsequent_indent="  ", break_on_hyphens=False)
+        print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def stop(message: str, status: int = 1) -> NoReturn:

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ..dropin import AlignMix
 from ..mixers import CutMix, Mixer, OneOf, make_mixer
+from ..points import unannounced
 from .messages import say, stop
 from .options import Options, Requested, given_in, mixer_args, option_name
 from .refusals import refuse
@@ -129,21 +130,22 @@ class Run:
             stop(f"batches must be images [B, C, H, W], got shape {tuple(images.shape)}.")
         channels, height, width = images.shape[1:]
         try:
-            mixup_fn = AlignMix(
-                self._model,
-                settings.num_classes,
-                settings.label_smoothing,
-                getattr(args, "seed", 0) or 0,
-                mixer=self._in_turns(args, settings),
-                feature_module=options.feature_module,
-                input_size=(channels, height, width),
-                epsilon=options.epsilon,
-                align_size=options.align_size,
-            )
+            with unannounced():
+                mixup_fn = AlignMix(
+                    self._model,
+                    settings.num_classes,
+                    settings.label_smoothing,
+                    getattr(args, "seed", 0) or 0,
+                    mixer=self._in_turns(args, settings),
+                    feature_module=options.feature_module,
+                    input_size=(channels, height, width),
+                    epsilon=options.epsilon,
+                    align_size=options.align_size,
+                )
         except ValueError as error:
             stop(f"{type(self._model).__name__} cannot be mixed: {error}")
         point = mixup_fn.hooks.point
-        say(f"timm {timm.__version__}, patched {', '.join(self.patched)}; mixes {point}; {mixup_fn.mixer}.")
+        say(f"mixes {point}; {mixup_fn.mixer}; timm {timm.__version__}, patched {', '.join(self.patched)}.")
         return mixup_fn
 
     def _mixer(self, args: argparse.Namespace, prob: float) -> Mixer:

@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from ..publishing.file_modes import follow_umask
 from .config import TrainConfig, read_yaml
 from .data.batches import Schedule
 from .options import names_of
@@ -34,6 +35,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.root, self.keep = folder, folder / "checkpoints", keep
+        self.best = folder / "best"
 
     def choose(self, resume: str) -> Path | None:
         """The checkpoint to go on with: ``auto`` is the newest of this run, ``no`` is none, else the folder itself.
@@ -69,7 +71,7 @@ class Checkpoints:
         Raises:
             OSError: it could not be written. What was there before is intact.
         """
-        partial, final = self.root / _PARTIAL, self.root / f"step-{step:08d}"
+        partial, final = self.root / _PARTIAL, self._of_step(step)
         if accelerator.is_main_process:
             self.sweep()
             partial.mkdir(parents=True)
@@ -82,11 +84,12 @@ class Checkpoints:
             if accelerator.is_main_process:
                 self.sweep()
             raise OSError(
-                f"the checkpoint of update {step} could not be written to {self.root}: {error}. The last good one is "
+                f"the checkpoint of step {step} could not be written to {self.root}: {error}. The last good one is "
                 f"{self.latest() or 'none'}."
             ) from error
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
+            follow_umask(partial)
             _sync(partial)
             if final.exists():
                 _delete(final)
@@ -94,9 +97,24 @@ class Checkpoints:
             _sync_folder(self.root)
             _link(self.folder / "last", final)
             if best:
-                _link(self.folder / "best", final)
+                _link(self.best, final)
             self._prune()
         accelerator.wait_for_everyone()
+
+    def hold_best(self, best: dict[str, float], accelerator: Accelerator) -> bool:
+        """Whether the checkpoint of the best evaluation is one of this run.
+
+        The link to it is renewed: a run may have been killed before it was made.
+        """
+        checkpoint = self._of_step(int(best["step"])) if best else None
+        if checkpoint is None or not checkpoint.exists():
+            return False
+        if accelerator.is_main_process:
+            _link(self.best, checkpoint)
+        return True
+
+    def _of_step(self, step: int) -> Path:
+        return self.root / f"step-{step:08d}"
 
     def sweep(self) -> None:
         """Remove what was being written or deleted when a process was killed."""
@@ -104,8 +122,7 @@ class Checkpoints:
             shutil.rmtree(leftover)
 
     def _prune(self) -> None:
-        best = self.folder / "best"
-        kept = {best.resolve()} if best.exists() else set()
+        kept = {self.best.resolve()} if self.best.exists() else set()
         for old in sorted(self.root.glob("step-*"))[: -self.keep]:
             if old.resolve() not in kept:
                 _delete(old)
@@ -154,8 +171,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_progress(folder: Path, config: TrainConfig, schedule: Schedule, step: int, best: float) -> None:
-    """Write how far a run is, with the options and versions it has."""
+def write_progress(folder: Path, config: TrainConfig, schedule: Schedule, step: int, best: dict[str, float]) -> None:
+    """Write how far a run is, its best evaluation so far with its step, and the options and versions it has."""
     write_options(folder, config)
     progress = {"step": step, "best": best, "schedule": schedule._asdict()}
     (folder / PROGRESS).write_text(json.dumps(progress, indent=2))
@@ -202,4 +219,6 @@ def changes(config: TrainConfig, checkpoint: Path) -> dict[str, str]:
 def read_progress(folder: Path) -> dict[str, Any]:
     """What :func:`write_progress` wrote."""
     progress = json.loads((folder / PROGRESS).read_text())
+    if not isinstance(progress["best"], dict):  # of a version that did not note the step
+        progress["best"] = {}
     return {**progress, "schedule": Schedule(**progress["schedule"])}

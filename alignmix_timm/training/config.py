@@ -1,7 +1,6 @@
 """The options of a training run: how they are checked, saved, and read from YAML and the command line."""
 
 import argparse
-import sys
 import typing
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,10 +11,10 @@ import yaml
 
 from ..nearest import nearest
 from .data_options import AugmentationOptions, DataOptions, ModelOptions
-from .errors import end
 from .mixing import MixingOptions
 from .option_ranges import check_lists, check_ranges
-from .options import OptionGroup, argument, typed
+from .options import OptionGroup, argument, help_text, typed
+from .parsing import OneLineParser
 from .training_options import OptimizationOptions, RunOptions
 
 GROUPS: dict[str, type[OptionGroup]] = {
@@ -85,7 +84,10 @@ def find_config(path: str) -> Path:
 
 
 def parse_config(
-    argv: Sequence[str] | None = None, defaults: str | Path | None = None, description: str | None = None
+    argv: Sequence[str] | None = None,
+    defaults: str | Path | None = None,
+    description: str | None = None,
+    prog: str | None = None,
 ) -> TrainConfig:
     """Options of a run: those of the command line, before those of ``--config``, before ``defaults``.
 
@@ -93,26 +95,14 @@ def parse_config(
         argv: Command line; default ``sys.argv[1:]``.
         defaults: YAML file of a recipe.
         description: Shown by ``--help``.
+        prog: Name of the command; default that of the script.
 
     Raises:
         SystemExit: an unknown option, named with the nearest that exists, or a value outside its range.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False
-    )
-    argv = sys.argv[1:] if argv is None else argv
-    shown = asdict(TrainConfig()) if {"-h", "--help"} & set(argv) else {}
-    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of options; the command line goes before it")
-    hints = typing.get_type_hints(TrainConfig)
-    for option in fields(TrainConfig):
-        flag, default = "--" + option.name.replace("_", "-"), shown.get(option.name, argparse.SUPPRESS)
-        parser.add_argument(flag, default=default, help=option.metadata["help"], **argument(hints[option.name]))
+    parser = _parser(description, prog)
+    given = vars(parser.parse_args(argv))
     try:
-        namespace, unknown = parser.parse_known_args(argv)
-        given = vars(namespace)
-        if unknown:
-            flags = [flag for action in parser._actions for flag in action.option_strings]
-            raise ValueError(f"unknown option {unknown[0]!r}.{nearest(unknown[0].partition('=')[0], flags)}")
         files = [defaults, given.pop("config")]
         if given.get("eval_only"):
             files.append(find_config(given["eval_only"]))
@@ -123,5 +113,18 @@ def parse_config(
         config = TrainConfig(**layers | given)
         config.check()
     except (ValueError, TypeError) as error:
-        end(f"{parser.prog}: error: {error}", 2)
+        parser.error(str(error))
     return config
+
+
+def _parser(description: str | None, prog: str | None) -> OneLineParser:
+    parser = OneLineParser(description, prog=prog, usage="%(prog)s --data DATA [OPTION ...]")
+    parser.add_argument("-c", "--config", metavar="FILE", help="YAML file of options; the command line goes before it")
+    hints = typing.get_type_hints(TrainConfig)
+    for title, group in GROUPS.items():
+        section = parser.add_argument_group(title, group.__doc__)
+        for option in fields(group):
+            flag = "--" + option.name.replace("_", "-")
+            how = argument(hints[option.name])
+            section.add_argument(flag, default=argparse.SUPPRESS, help=help_text(option), **how)
+    return parser

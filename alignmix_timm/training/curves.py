@@ -27,7 +27,7 @@ PANELS = (
     Panel("evaluation: loss", "", "eval", "(ema_)?loss"),
     Panel("evaluation: expected calibration error", "%", "eval", "(ema_)?ece"),
     Panel("training: loss, by mode of mixing", "", "train", "loss(_.+)?"),
-    Panel("training: accuracy on mixed images", "share of 1", "train", "mixed_acc"),
+    Panel("training: accuracy on mixed images", "%", "train", "mixed_acc"),
     Panel("training: learning rate", "", "train", "lr"),
     Panel("alignment: effective correspondences", "positions", "train", "effective_correspondences"),
     Panel("alignment: marginal error", "", "train", "marginal_error"),

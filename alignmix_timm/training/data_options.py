@@ -29,7 +29,11 @@ class DataOptions(OptionGroup):
     shuffle_buffer: int = option(10_000, "streaming: rows to draw from at random")
     train_samples: int | None = option(None, "streaming: rows in an epoch; default as the dataset says")
     skip_corrupt: bool = option(False, "replace images that cannot be read by the next row, and report them")
-    workers: int = option(4, "data workers for each process", role="call")
+    workers: int | None = option(
+        None,
+        "data workers for each process; default its share of the CPU cores, at most 8; 4 for a stream",
+        role="call",
+    )
 
 
 @dataclass
@@ -78,6 +82,6 @@ class AugmentationOptions(OptionGroup):
         None,
         "evaluation: crop at the centre; whole image, its sides scaled apart; or with a border; default the model's",
     )
-    interpolation: str | None = option(None, "default the model's")
-    mean: list[float] | None = option(None, "of each channel; default the model's")
-    std: list[float] | None = option(None, "of each channel; default the model's")
+    interpolation: str | None = option(None, "how images are resized; default the model's")
+    mean: list[float] | None = option(None, "mean of each channel; default the model's")
+    std: list[float] | None = option(None, "standard deviation of each channel; default the model's")

@@ -12,6 +12,7 @@ from accelerate.tracking import get_available_trackers
 from tqdm.auto import tqdm
 
 from .config import TrainConfig
+from .console import epoch_line, train_line
 
 
 class Journal:
@@ -21,19 +22,44 @@ class Journal:
         self.accelerator = accelerator
         self.path = folder / "metrics.jsonl"
         self.main = accelerator.is_main_process
+        self._epoch: list[dict[str, Any]] = []  # its records of training
         if self.main:
             self._keep_until(start)
-        self.bar = tqdm(total=total, initial=start, unit="update", disable=None if self.main else True, leave=False)
+        self._first, self._began = start, time.monotonic()
+        self.bar = tqdm(total=total, initial=start, unit="step", disable=None if self.main else True, leave=False)
 
     def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
-        """Record, track, and print."""
+        """Record and track; print what is of training."""
         numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
         self.accelerator.log({f"{kind}/{name}": value for name, value in numbers.items()}, step=step)
         if not self.main:
             return
         self.keep(kind, step, {**record, "time": round(time.time(), 1)})
-        text = ", ".join(f"{name} {_short(value)}" for name, value in record.items())
-        self.say(f"{kind} at update {step}/{self.bar.total}: {text}")
+        if kind == "train":
+            self._epoch.append({"step": step, **record})
+            passed = time.monotonic() - self._began
+            left = passed / max(step - self._first, 1) * (self.bar.total - step)
+            self.say(train_line(record, step, self.bar.total, passed, left))
+
+    def end_epoch(self, epoch: int, config: TrainConfig, result: dict[str, float], best: dict[str, float]) -> None:
+        """Print the mean of an epoch, and its evaluation, if there was one.
+
+        Args:
+            epoch: Those done.
+            result: Empty without an evaluation.
+            best: The best evaluation so far, with its step.
+        """
+        if not self.main:
+            return
+        updates = self.bar.total // config.epochs
+        done, loss, seconds = (epoch - 1) * updates, 0.0, 0.0
+        for record in self._epoch:
+            count, done = record["step"] - done, max(record["step"], done)
+            if count > 0:  # none of an earlier epoch
+                loss += record["loss"] * count / updates
+                seconds += count * config.batch_size / record["images_per_second"]
+        self._epoch = []
+        self.say(epoch_line(epoch, config.epochs, loss, seconds, result, best.get("step") == done))
 
     def keep(self, kind: str, step: int, record: dict[str, Any]) -> None:
         """Record only."""
@@ -48,7 +74,7 @@ class Journal:
             sys.stdout.flush()
 
     def advance(self) -> None:
-        """One update more."""
+        """One step more."""
         self.bar.update()
 
     def close(self) -> None:
@@ -62,10 +88,12 @@ class Journal:
         records = read_journal(self.path)
         temporary = self.path.with_name(".metrics.jsonl")
         with temporary.open("w") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records if record["step"] <= step)
+            kept = [record for record in records if record["step"] <= step]
+            file.writelines(json.dumps(record) + "\n" for record in kept)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
+        self._epoch = [record for record in kept if record["kind"] == "train"]
 
 
 def check_trackers(config: TrainConfig) -> None:
@@ -85,7 +113,3 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return records
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -19,7 +19,10 @@ from .trainer import Run
 
 
 def main(
-    argv: Sequence[str] | None = None, defaults: str | Path | None = None, description: str | None = None
+    argv: Sequence[str] | None = None,
+    defaults: str | Path | None = None,
+    description: str | None = None,
+    prog: str | None = None,
 ) -> dict[str, float]:
     """Read the options and run.
 
@@ -27,6 +30,7 @@ def main(
         argv: Command line; default ``sys.argv[1:]``.
         defaults: YAML file of the recipe's own options.
         description: Shown by ``--help``.
+        prog: Name of the command; default that of the script.
 
     Returns:
         The last evaluation.
@@ -34,7 +38,7 @@ def main(
     Raises:
         SystemExit: wrong options or data, with a sentence and no traceback; or stopped by a signal, after saving.
     """
-    config = parse_config(argv, defaults, description)
+    config = parse_config(argv, defaults, description, prog)
     with told_in_a_sentence():
         return run(config)
 
@@ -74,7 +78,7 @@ def _dry_run(config: TrainConfig) -> dict[str, float]:
         micro_batch_size=4,
         epochs=1,
         warmup_epochs=0,
-        workers=min(config.workers, 1),
+        workers=0 if config.workers == 0 else 1,
         pretrained=False,
         initial_checkpoint=None,
         eval_only=None,

@@ -17,6 +17,8 @@ UNREPEATABLE = ("time", "images_per_second", "data_wait", "peak_memory_mib")  # 
 class Metrics:
     """Means over updates: losses by mode, share of modes, accuracy, alignment, and where the time goes.
 
+    Shares, the accuracy and the time that was spent waiting for data are in percent.
+
     Args:
         micro_batch: Images of a forward pass.
 
@@ -34,7 +36,7 @@ class Metrics:
         """Count one forward pass, without an accuracy if it did not classify; waits for nothing."""
         values = {"loss": loss, f"loss_{mode}": loss}
         if accuracy is not None:
-            values["mixed_acc"] = accuracy
+            values["mixed_acc"] = 100 * accuracy
         if mode in ("feat", "feat_swap") and transport is not None:
             values["marginal_error"] = transport.marginal_error.mean()
             values["effective_correspondences"] = transport.effective_correspondences.mean()
@@ -54,10 +56,10 @@ class Metrics:
         for name, (total, count) in zip(names, table, strict=True):
             record[name] = total / count
             if name.startswith("loss_"):
-                record[name.replace("loss", "share", 1)] = count / counts["loss"]
+                record[name.replace("loss", "share", 1)] = 100 * count / counts["loss"]
         seconds = time.perf_counter() - self._started
         record["images_per_second"] = counts["loss"] * self.micro_batch / seconds
-        record["data_wait"] = self._waited / seconds
+        record["data_wait"] = 100 * self._waited / seconds
         if torch.cuda.is_available():
             record["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
         if self.corrupt:

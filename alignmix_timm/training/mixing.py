@@ -130,8 +130,8 @@ class WithReconstruction(Mixer):
 
     @property
     def mixes_inside(self) -> bool:
-        """Reconstruction happens inside the network."""
-        return True
+        """Whether its mixer does."""
+        return self.mixer.mixes_inside
 
     @property
     def feature_layers(self) -> tuple[str | int, ...]:

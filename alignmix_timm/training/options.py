@@ -1,12 +1,15 @@
 """Fields of a dataclass as options: how the command line and YAML give them their values."""
 
 import argparse
+import contextlib
 import types
 import typing
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
+
+from ..nearest import nearest
 
 Role = Literal["run", "source", "model", "optimizer", "call"]
 
@@ -41,17 +44,29 @@ def names_of(options: Any, *roles: Role) -> list[str]:
 
 
 def argument(hint: Any) -> dict[str, Any]:
-    """How argparse reads a field of this type."""
+    """How argparse reads a field of this type: as text, which :func:`typed` checks as it does that of YAML."""
     kind = _kinds(hint)[0]
     if get_origin(kind) is Literal:
-        return {"choices": get_args(kind)}
+        return {"metavar": "{" + ",".join(get_args(kind)) + "}"}
     if get_origin(kind) is list:
         return {"nargs": "*", **argument(get_args(kind)[0])}
     if get_origin(kind) is dict:
         return {"nargs": "*", "action": _Pairs, "metavar": "NAME=VALUE"}
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    return {"type": kind}
+    return {"metavar": {int: "N", float: "X"}.get(kind, "TEXT")}
+
+
+def help_text(option: Field[Any]) -> str:
+    """What ``--help`` says of a field: its text and its default."""
+    default = option.default if option.default_factory is MISSING else option.default_factory()
+    text = option.metadata["help"]
+    if default is None or default in ("", [], {}):
+        return text
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    words = " ".join(map(str, default)) if isinstance(default, list) else default
+    return f"{text} (default: {words})".replace("%", "%%")
 
 
 class _Pairs(argparse.Action):
@@ -80,16 +95,17 @@ def typed(name: str, hint: Any, value: Any) -> Any:
         return [typed(name, get_args(kind)[0], one) for one in value]
     if origin is Literal:
         value = "no" if value is False else value
-        if value not in get_args(kind):
-            raise ValueError(f"{name} must be among {get_args(kind)}, got {value!r}.")
+        choices = get_args(kind)
+        if value not in choices:
+            raise ValueError(f"{name} must be among {choices}, got {value!r}.{nearest(str(value), choices)}")
         return value
     if kind is str and (value is False or isinstance(value, str)):
         return value or ("no" if value is False else "")
-    if kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
+    if isinstance(value, str) and kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
     if isinstance(value, origin or kind) and (kind is bool) == isinstance(value, bool):
         return value
-    raise ValueError(f"{name} must be of type {getattr(hint, '__name__', hint)}, got {value!r}.")
+    raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}.")

@@ -14,9 +14,12 @@ class OneLineParser(argparse.ArgumentParser):
     Its ``--help`` shows ``description`` as it is written.
     """
 
-    def __init__(self, description: str | None) -> None:
+    def __init__(self, description: str | None, **options: Any) -> None:
         super().__init__(
-            description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            description=description,
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32),
+            allow_abbrev=False,
+            **options,
         )
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
@@ -25,7 +28,10 @@ class OneLineParser(argparse.ArgumentParser):
         Raises:
             SystemExit: 2, and the sentence is printed.
         """
-        found, unknown = self.parse_known_args(args, namespace)
+        try:
+            found, unknown = self.parse_known_args(args, namespace)
+        except ValueError as error:  # of an action
+            self.error(str(error))
         if unknown:
             flags = [flag for action in self._actions for flag in action.option_strings]
             self.error(f"unknown option {unknown[0]!r}.{nearest(unknown[0].partition('=')[0], flags)}")
@@ -33,4 +39,5 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with the message alone."""
-        end(f"{self.prog}: error: {message}", 2)
+        message = message.removeprefix("argument ")
+        end(f"{self.prog}: error: {message}{'' if message.endswith(('.', '?')) else '.'}", 2)

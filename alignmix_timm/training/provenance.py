@@ -8,7 +8,9 @@ from typing import Any
 import timm
 from timm.models import get_pretrained_cfg
 
+from ..publishing.card import METRICS
 from ..publishing.provenance import Base, Provenance, find_dataset, local_path, without_paths
+from ..publishing.save import PROVENANCE
 from .config import TrainConfig
 from .journal import read_journal
 from .mixing import aligns
@@ -20,8 +22,11 @@ def of_run(
     config: TrainConfig,
     results: dict[str, float],
     updates: int,
+    step: int,
+    best_by: str | None,
     rows: int,
     split: str | None,
+    held_out: bool,
     mixing: str,
 ) -> Provenance:
     """The provenance of the weights of a run.
@@ -29,28 +34,40 @@ def of_run(
     Args:
         folder: Of the run.
         config: Its resolved options.
-        results: The last evaluation, of the model and, with the prefix ``ema_``, of its average: that one is
-            published where there is one.
+        results: The evaluation, of the model and, with the prefix ``ema_``, of its EMA weights: those are published
+            where there are any.
         updates: Done so far.
+        step: After which the weights are.
+        best_by: Measurement in which they are the best; None if they were not chosen.
         rows: Of the training split.
-        split: Name of the evaluation split.
+        split, held_out: See :class:`alignmix_timm.provenance.Dataset`.
         mixing: Where the model is mixed.
     """
     prefix = "ema_" if config.model_ema else ""
     own = {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}
     data = find_dataset(config.data or "synthetic images", config.data_config, config.revision)
-    data.train_rows, data.eval_rows, data.eval_split = rows, int(own["rows"]), split
+    data.train_rows, data.eval_rows = rows, int(own["rows"])
+    data.eval_split, data.held_out = split, held_out
     return Provenance(
         dataset=data,
-        results={name: value for name, value in own.items() if name != "rows"},
+        results={name: value for name, value in own.items() if name in METRICS},
         seed=config.seed,
         mixing=mixing if aligns(config) and config.micro_batch_size != 1 else None,
         epochs=config.epochs,
         updates=updates,
+        step=step,
+        best_by=best_by,
         seconds=_seconds(folder / "metrics.jsonl", config.batch_size),
         base=_base(config),
         options=_changed(config),
     )
+
+
+def exported_step(folder: Path) -> int | None:
+    """The step of the weights in a folder of :func:`alignmix_timm.save_for_timm`; None if it tells none."""
+    path = folder / PROVENANCE
+    run = json.loads(path.read_text())["run"] if path.exists() else None
+    return run and run.get("step")
 
 
 def _base(config: TrainConfig) -> Base | None:

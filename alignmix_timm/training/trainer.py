@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ..evaluation.accuracy import no_scores, reliability, scores, summary
 from ..params import Place
+from ..points import unannounced
 from ..points.effect import alignment_effect
 from ..publishing.push import Uploads
 from ..publishing.save import save_for_timm
@@ -38,6 +39,7 @@ from .build import (
 )
 from .checkpoint import Checkpoints, check_changes, find, read_progress, write_options, write_progress
 from .config import TrainConfig
+from .console import done_line, start_lines, wrapped
 from .curves import draw_run
 from .data.batches import make_schedule
 from .data.loaders import Loaders
@@ -46,7 +48,7 @@ from .data.transforms import data_config
 from .journal import Journal, check_trackers
 from .meters import Metrics
 from .mixing import build_mixer, mixed_accuracy
-from .provenance import of_run
+from .provenance import exported_step, of_run
 from .signals import StopSignal
 
 
@@ -56,6 +58,7 @@ class Run:
     Attributes:
         step: Updates done so far.
         total: Updates of the whole run.
+        best: The best evaluation so far, with its step; empty before the first.
         bins: Of the last evaluation, by confidence; see :func:`alignmix_timm.evaluation.accuracy.reliability`.
 
     Raises:
@@ -91,8 +94,10 @@ class Run:
         self.total = config.epochs * self.schedule.updates_per_epoch
         self.net.to(self.accelerator.device, memory_format=self._memory_format())
         self.ema = build_ema(self.net, config)
+        self.metric = "top1" if self.ema is None else "ema_top1"
         self.mixer = build_mixer(config, self.schedule.updates_per_epoch)
-        wrapped = wrap_model(self.net, config, self.data, self.mixer)
+        with unannounced():
+            wrapped = wrap_model(self.net, config, self.data, self.mixer)
         self.hooks = wrapped.hooks
         self.beside = trained_beside(self.net, wrapped)
         optimizer = build_optimizer(self.net, config, self.beside)
@@ -100,10 +105,12 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
         self.loaders = Loaders(config, self.splits, self.data, self.schedule, self.accelerator)
         self.metrics = Metrics(self.schedule.micro_batch)
-        self.step, self.best = 0, -1.0
+        self.step, self.best = 0, dict[str, float]()
         self.bins: dict[str, list[float]] = {}
         if start is not None:
             self.load(start)
+            if not config.eval_only and not self.checkpoints.hold_best(self.best, self.accelerator):
+                self.best = {}
 
     def fit(self) -> dict[str, float]:
         """Train to the end, or to a signal; return the last evaluation.
@@ -113,8 +120,8 @@ class Run:
             SystemExit: 128 + the number of the signal at which the run was stopped, after saving.
         """
         finished = self.step >= self.total
-        if finished and (self.folder / "model").exists():
-            self.accelerator.print(f"The run in {self.folder} is finished: nothing to do.")
+        if finished and self.best and exported_step(self.folder / "model") == self.best["step"]:
+            self.accelerator.print(f"The run in {self.folder} is finished: nothing to do.\n{self._done()}")
             result = self.evaluate_all()
             self._publish(self._uploads(self.accelerator.print))
             return result
@@ -138,22 +145,23 @@ class Run:
             if number := stop.agreed():
                 self._log()
                 self._save()
-                self.journal.say(
-                    f"Stopped by signal {number} after update {self.step}, saved: go on with --resume auto."
-                )
+                self.journal.say(f"Stopped by signal {number} after step {self.step}, saved: go on with --resume auto.")
                 raise SystemExit(128 + number)
             self.update(batches)
             self.step += 1
             self.journal.advance()
             epoch, place = divmod(self.step, self.schedule.updates_per_epoch)
-            if self.step == self.total or (place == 0 and epoch % self.config.eval_every == 0):
+            ended = place == 0
+            evaluated = self.step == self.total or (ended and epoch % self.config.eval_every == 0)
+            saved = self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0
+            if ended or saved or self.step % self.config.log_every == 0:
                 self._log()
+            if evaluated:
                 result = self._evaluate_and_save()
-            elif self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0:
-                self._log()
+            elif saved:
                 self._save()
-            elif self.step % self.config.log_every == 0:
-                self._log()
+            if ended:
+                self.journal.end_epoch(epoch, self.config, result if evaluated else {}, self.best)
         self.hooks.check()
         return result
 
@@ -264,7 +272,7 @@ class Run:
             broken.append("a weight")
         if broken:
             raise FloatingPointError(
-                f"{' and '.join(broken)} is not finite after update {self.step}. Lower --lr, warm up, clip gradients, "
+                f"{' and '.join(broken)} is not finite after step {self.step}. Lower --lr, warm up, clip gradients, "
                 f"or train in bf16; then go on from the last checkpoint, {self.checkpoints.latest() or 'none yet'}."
             )
         epoch = round(self.step / self.schedule.updates_per_epoch, 4)
@@ -275,13 +283,14 @@ class Run:
         result = self.evaluate_all()
         self.journal.write("eval", self.step, {"epoch": self.step / self.schedule.updates_per_epoch, **result})
         self.journal.keep("reliability", self.step, self.bins)
-        score = result["ema_top1" if self.ema is not None else "top1"]
-        improved, self.best = score > self.best, max(score, self.best)
+        improved = result[self.metric] > self.best.get(self.metric, -1.0)
+        if improved:
+            self.best = {"step": self.step, **result}
         self._save(improved)
         epoch = self.step // self.schedule.updates_per_epoch
         due = self.config.push_every and epoch % self.config.push_every == 0 and self.step < self.total
         if self.uploads is not None and due:
-            self.uploads.export(self.step, lambda folder: self._save_model(folder, result))
+            self.uploads.export(self.step, lambda folder: self._save_model(folder, self.step, result))
         return result
 
     def _save(self, best: bool = False) -> None:
@@ -295,17 +304,14 @@ class Run:
 
     def _describe(self) -> None:
         """Say what is about to happen; start the trackers; measure the effect of alignment."""
-        config, processes = self.config, self.accelerator.num_processes
+        config = self.config
         plain = (int, float, str, bool)
         options = {name: value if isinstance(value, plain) else str(value) for name, value in asdict(config).items()}
         self.accelerator.init_trackers(config.project, config=options)
-        per_forward, forwards = self.schedule.micro_batch, self.schedule.micros
-        self.journal.say(
-            f"{config.model} on {self.schedule.rows} rows of {config.data or 'synthetic images'}: updates {self.step} "
-            f"to {self.total}, {self.schedule.updates_per_epoch} an epoch, {per_forward * forwards} images each: "
-            f"{forwards} x {per_forward} over {processes} processes on {self.accelerator.device.type}, "
-            f"mixed precision {self.accelerator.mixed_precision}. AlignMix mixes {self.hooks.point}."
-        )
+        for line in start_lines(config, self.splits, self.schedule, self.step, self.accelerator):
+            self.journal.say(line)
+        if self.mixer.mixes_inside:
+            self.journal.say(wrapped(f"AlignMix mixes {self.hooks.point}."))
         if self.accelerator.is_main_process:
             write_options(self.folder, config)
         if self.step == 0:
@@ -315,32 +321,43 @@ class Run:
         if self.mixer.aligns:  # in every process: synchronised batch norm waits for all
             effect = alignment_effect(self.hooks.model, self.hooks.point, self.hooks.alignment)
             self.journal.write("effect", self.step, {"alignment_effect": effect})
+            self.journal.say(f"Alignment changes the logits of mixed features by {100 * effect:.2g} % of their size.")
 
-    def _save_model(self, folder: Path, result: dict[str, float]) -> None:
+    def _save_model(self, folder: Path, updates: int, result: dict[str, float], best: bool = False) -> None:
+        """Save the weights as they are now, with their evaluation, for plain timm."""
         net = self.net if self.ema is None else self.ema.module
-        split = getattr(self.splits.test, "split", None)
         provenance = of_run(
             self.folder,
             self.config,
             result,
-            updates=self.step,
+            updates=updates,
+            step=self.step,
+            best_by=self.metric if best else None,
             rows=self.schedule.rows,
-            split=None if split is None else str(split),
+            split=self.splits.split,
+            held_out=self.splits.held_out,
             mixing=str(self.hooks.point),
         )
         save_for_timm(net, folder, self.splits.names, self.data, model_args(self.config), provenance=provenance)
 
     def _finish(self, result: dict[str, float]) -> None:
+        """Leave the weights of the best evaluation, in memory and in ``model/``, and the curves."""
         self._write_effect()
+        self.best = self.best or {"step": self.step, **result}
+        if self.step != self.best["step"]:
+            self.load(self.checkpoints.best)
         if self.accelerator.is_main_process:
-            self._save_model(self.folder / "model", result)
+            self._save_model(self.folder / "model", self.total, self.best, best=True)
             draw_run(self.folder)
         if not self.config.dry_run:  # which deletes its folder
-            self.journal.say(f"Done: weights for plain timm are in {self.folder / 'model'}.")
+            self.journal.say(self._done())
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()
         self._publish(self.uploads)
+
+    def _done(self) -> str:
+        return done_line(self.best, self.metric, self.total, len(self.splits.names), self.folder)
 
     def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
         batch = send_to_device(batch, self.accelerator.device, non_blocking=True)

@@ -1,5 +1,6 @@
 """The batches of a run: for training from any update on, and for evaluation."""
 
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -14,6 +15,16 @@ from .dataset import Key, Rows, StepSampler, StreamedRows, collate, leave_group
 from .splits import Splits
 from .transforms import eval_transform, train_transform
 
+MOST_WORKERS = 8  # by default: each holds memory of its own, and takes time to start
+_STREAM_WORKERS = 4  # by default, on every machine: the order of a stream depends on them
+
+
+def share_of_cores(processes: int) -> int:
+    """The data workers that this machine has cores for, in one of these processes: at least 1, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", processes))  # set by accelerate launch and torchrun
+    return min(max(cores // on_this_machine, 1), MOST_WORKERS)
+
 
 class Loaders:
     """Makes the loaders of one process. Nothing is sharded by Accelerate: each process takes its own rows."""
@@ -23,6 +34,8 @@ class Loaders:
     ) -> None:
         self.config, self.schedule = config, schedule
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
+        default = _STREAM_WORKERS if config.streaming else share_of_cores(self.processes)
+        self.workers = default if config.workers is None else config.workers
         mode = "L" if config.in_chans == 1 else "RGB"
         columns = (splits.image, splits.label)
         self.stream = splits.train if config.streaming else None
@@ -36,20 +49,20 @@ class Loaders:
         if self.stream is not None:
             return iter(self._streamed(start))
         sampler = StepSampler(self.schedule, start, stop, self.rank, self.processes)
-        return iter(self._loader(self.rows, self.config.workers, batch_sampler=sampler))
+        return iter(self._loader(self.rows, self.workers, batch_sampler=sampler))
 
     def evaluation(self) -> DataLoader:
         """Every row of the evaluation split in one process and once, in batches of the micro-batch size."""
         keys = [Key(0, row) for row in range(self.rank, len(self.test), self.processes)]
-        return self._loader(self.test, self.config.workers, batch_size=self.schedule.micro_batch, sampler=keys)
+        return self._loader(self.test, self.workers, batch_size=self.schedule.micro_batch, sampler=keys)
 
     def _streamed(self, start: int) -> DataLoader:
         assert self.stream is not None
-        shards, readers = self.stream.num_shards, self.processes * max(self.config.workers, 1)
+        shards, readers = self.stream.num_shards, self.processes * max(self.workers, 1)
         per_process = shards // self.processes if shards % self.processes == 0 else shards
         if shards % readers and self.rank == 0:
             warnings.warn(
-                f"{shards} shards do not divide among {self.processes} processes x {self.config.workers} workers: some "
+                f"{shards} shards do not divide among {self.processes} processes x {self.workers} workers: some "
                 "read more rows than others, and begin their next pass later.",
                 stacklevel=2,
             )
@@ -60,7 +73,7 @@ class Loaders:
                 "a resumed stream starts a new pass over the data: only map-style data resume exactly.", stacklevel=2
             )
         rows = StreamedRows(stream, self.rows, self.rank, self.processes, start=start)
-        workers = min(self.config.workers, per_process)
+        workers = min(self.workers, per_process)
         return self._loader(rows, workers, batch_size=self.schedule.micro_batch, drop_last=True)
 
     def _loader(self, rows: Any, workers: int, **options: Any) -> DataLoader:

@@ -23,6 +23,8 @@ class Splits:
         test: A map-style dataset.
         image, label: Names of the columns.
         names: Names of the classes; the labels are class indices.
+        split: That of the evaluation rows; None if they are synthetic.
+        held_out: Whether these are the rows of the training split that were held out of the training.
     """
 
     train: Any
@@ -30,6 +32,8 @@ class Splits:
     image: str
     label: str
     names: list[str]
+    split: str | None = None
+    held_out: bool = False
 
 
 def load_splits(config: TrainConfig) -> Splits:
@@ -67,7 +71,7 @@ def load_splits(config: TrainConfig) -> Splits:
     train, test = (_undecoded(part, image, label, names) for part in (train, test))
     for part in (test,) if config.streaming else (train, test):
         _check_labels(part, label, names)
-    return Splits(train, test, image, label, names)
+    return Splits(train, test, image, label, names, split or config.train_split, held_out=split is None)
 
 
 def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
