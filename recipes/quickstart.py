@@ -61,7 +61,8 @@ def main() -> None:
     if restored != trained:
         raise SystemExit("The reloaded model has another accuracy than the trained one.")
     pictures.mixed_inputs(train, names, args.out / "mixed_inputs.png", args.seed)
-    pictures.alignment(net, test, names, args.out / "alignment.png")
+    with unannounced():
+        pictures.alignment(net, test, names, args.out / "alignment.png")
     print(f"Look at {args.out / 'mixed_inputs.png'} and {args.out / 'alignment.png'}.")
     print(f"To publish it: alignmix-timm push {args.out} USER/NAME")
 

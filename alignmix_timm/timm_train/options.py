@@ -56,6 +56,10 @@ class Options:
         if self.align_size is not None and self.align_size < 1:
             raise ValueError(f"align_size must be >= 1, got {self.align_size}.")
 
+    def __str__(self) -> str:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return ", ".join(f"{name}={'/'.join(given[name]) if name == 'modes' else given[name]}" for name in given)
+
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Options":
         """Those that were given on the command line or in config.yaml."""

@@ -131,7 +131,8 @@ class Run:
                 )
         except ValueError as error:
             stop(f"{type(self._model).__name__} cannot be mixed: {error}")
-        say(f"mixes {hooks.point}; {options}; timm {timm.__version__}, patched {', '.join(self.patched)}.")
+        names = dict.fromkeys(name.removeprefix("timm.").rpartition("data.")[2] for name in self.patched)
+        say(f"mixes {hooks.point}.\n{options}.\nPatched in timm {timm.__version__}: {', '.join(names)}.")
         return BatchMixer(hooks, settings, options, getattr(args, "seed", 0) or 0)
 
     def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
