@@ -14,8 +14,8 @@ _TRAIN = """Train any timm model on any image dataset with AlignMix.
     alignmix-timm train --eval-only runs/first/best
     accelerate launch -m alignmix_timm train --data path/to/folder     # all GPUs of this machine
 
-The folder of a run holds metrics.jsonl, curves.png, the checkpoints, the links last and best to two of them, and
-model/, the weights of the best evaluation, which plain timm loads.
+The folder of a run holds metrics.jsonl, curves.png, reliability.png, the checkpoints, the links last and best to two of
+them, and model/, the weights of the best evaluation, which plain timm loads.
 """
 
 

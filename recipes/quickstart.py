@@ -79,7 +79,8 @@ def compare(args: argparse.Namespace) -> None:
     print(f"Plain timm reloads {args.out / 'model'}: top-1 {restored:.2f} %, as trained {trained:.2f} %.")
     if restored != trained:
         raise SystemExit("The reloaded model has another accuracy than the trained one.")
-    pictures.draw_pictures(net, train, test, names, args.out, args.seed)
+    with unannounced():
+        pictures.draw_pictures(net, train, test, names, args.out, args.seed)
     print(f"To publish it: alignmix-timm push {args.out} USER/NAME")
 
 

@@ -5,7 +5,7 @@
     python recipes/train.py --eval-only runs/fashion/best
 
 The folder of a run holds metrics.jsonl, curves.png, reliability.png, the checkpoints, the links last and best to two of
-them, and model/, which plain timm loads.
+them, and model/, the weights of the best evaluation, which plain timm loads.
 """
 
 from alignmix_timm.training.main import main

@@ -35,6 +35,7 @@ def test_quickstart(tmp_path: Path, processes: int) -> None:
     rows = dict(re.findall(r"^(no mixing|AlignMix) +([\d.]+) ", printed, re.MULTILINE))
     assert min(float(accuracy) for accuracy in rows.values()) > 50  # chance is 10
     assert "img/s" in printed
+    assert printed.count("AlignMix mixes") == 1
     assert re.search(
         rf"Plain timm reloads quickstart/model: top-1 {rows['AlignMix']} %, as trained {rows['AlignMix']} %", printed
     )

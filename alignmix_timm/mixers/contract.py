@@ -5,7 +5,7 @@ main process; ``mix`` runs in the forward pass of the model, on its device, and 
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, NamedTuple, Protocol
 
 from torch import Tensor
@@ -42,6 +42,10 @@ class Mixer(ABC):
     """A way of mixing. A subclass has a name, options as fields with defaults, and raises ValueError for wrong ones."""
 
     name: ClassVar[str]
+
+    def __str__(self) -> str:
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return f"{self.name} ({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
 
     @property
     def aligns(self) -> bool:

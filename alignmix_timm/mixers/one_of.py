@@ -59,6 +59,9 @@ class OneOf(Mixer):
         if not 0 <= self.prob <= 1:
             raise ValueError(f"prob must be in [0, 1], got {self.prob}.")
 
+    def __str__(self) -> str:
+        return " or ".join(str(mixer) for mixer in self.mixers)
+
     @property
     def aligns(self) -> bool:
         """Whether some batch it draws is aligned."""

@@ -10,8 +10,10 @@ from ..params import process_index
 def say(message: str) -> None:
     """Print a message, in the first process only, on lines of at most 120 columns."""
     if process_index() == 0:
-        lines = textwrap.wrap(f"alignmix-timm: {message}", 120, subsequent_indent="  ", break_on_hyphens=False)
-        print("\n".join(lines), file=sys.stderr, flush=True)
+        first, *more = message.splitlines()
+        lines = [f"alignmix-timm: {first}", *(f"  {line}" for line in more)]
+        texts = [textwrap.fill(line, 120, subsequent_indent="  ", break_on_hyphens=False) for line in lines]
+        print("\n".join(texts), file=sys.stderr, flush=True)
 
 
 def stop(message: str, status: int = 1) -> NoReturn:

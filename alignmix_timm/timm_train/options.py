@@ -66,6 +66,10 @@ class Options:
         """AlignMix with these options, that mixes a batch with this probability."""
         return AlignMixup(self.alpha, self.modes, prob=prob, per_example=self.lam == "example")
 
+    def __str__(self) -> str:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return ", ".join(f"{name}={'/'.join(given[name]) if name == 'modes' else given[name]}" for name in given)
+
     @classmethod
     def of(cls, args: argparse.Namespace) -> "Options":
         """Those that were given on the command line or in config.yaml."""

@@ -144,8 +144,9 @@ class Run:
                 )
         except ValueError as error:
             stop(f"{type(self._model).__name__} cannot be mixed: {error}")
-        point = mixup_fn.hooks.point
-        say(f"mixes {point}; {mixup_fn.mixer}; timm {timm.__version__}, patched {', '.join(self.patched)}.")
+        names = dict.fromkeys(name.removeprefix("timm.").rpartition("data.")[2] for name in self.patched)
+        how = options if self._name == "alignmix" else mixup_fn.mixer
+        say(f"mixes {mixup_fn.hooks.point}.\n{how}.\nPatched in timm {timm.__version__}: {', '.join(names)}.")
         return mixup_fn
 
     def _mixer(self, args: argparse.Namespace, prob: float) -> Mixer:
