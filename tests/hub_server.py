@@ -192,6 +192,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Error(403, f"you don't have write access to {repo}")
         return found
 
+    def _whoami(self) -> tuple[int, Any, dict[str, str]]:
+        user = self._user()
+        if user is None:
+            raise _Error(401, "Invalid username or password.")
+        token = {"displayName": "tests", "role": "write"}
+        return 200, {"type": "user", "name": user, "orgs": [], "auth": {"accessToken": token}}, {}
+
     def _create(self) -> tuple[int, Any, dict[str, str]]:
         asked, user = json.loads(self.body), self._user()
         if user is None:
@@ -299,6 +306,7 @@ def _object_id(content: bytes, mode: str) -> str:
 
 
 ROUTES: list[tuple[str, str, str]] = [
+    ("GET", r"/api/whoami-v2", "whoami"),
     ("POST", r"/api/repos/create", "create"),
     ("POST", r"/api/validate-yaml", "validate"),
     ("GET", rf"/api/models/{NAME}", "info"),

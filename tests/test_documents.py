@@ -46,6 +46,12 @@ def test_every_block_is_run() -> None:
     assert {block.document for block in SHELL} == {"README.md", "recipes/README.md", "hub/README.md"}
 
 
+@pytest.mark.parametrize("block", [*blocks("python"), *blocks("diff")], ids=label)
+def test_what_timm_does_not_import_itself_is_imported(block: Block) -> None:
+    for name in re.findall(r"\b(timm\.(?:loss|task|optim|scheduler|utils))\.", block.text):
+        assert re.search(rf"^[ +]?import {name}$", block.text, re.MULTILINE), name
+
+
 def test_python_and_diffs_run(tmp_path: Path) -> None:
     programs = []
     for diff in blocks("diff"):
@@ -165,6 +171,7 @@ def test_the_requirements_are_those_of_the_package() -> None:
 PATHS = {"path/to/fashion_mnist": str(EMBEDDED), "--nproc-per-node 8": "--nproc-per-node 2", "USER/NAME": "alice/name"}
 SMALL = {
     r"decode\.yaml": "--epochs 1 --max-train-samples 64 --batch-size 32 --warmup-epochs 0",
+    r"--embedding flatten": "--model test_resnet --epochs 1 --batch-size 16 --workers 0 --decoder-width 4",
     r"recipes/train\.py": "--model test_resnet --no-pretrained --epochs 1 --batch-size 16 --img-size 64 --workers 0",
     r"recipes/quickstart\.py": "--epochs 1 --train-size 128",
     r"(alignmix-timm|timm_train) train\.py": "--model test_resnet --epochs 1",

@@ -1,9 +1,12 @@
 """What a user installs."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 import alignmix_timm
 
@@ -16,6 +19,10 @@ def test_wheel_holds_the_package_and_its_types(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True, timeout=200)
     assert (tmp_path / "site" / "alignmix_timm" / "py.typed").exists()
+    (installed,) = importlib.metadata.distributions(path=[str(tmp_path / "site")])
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert installed.metadata["Author"] == ", ".join(author["name"] for author in citation["authors"])
+    assert installed.metadata.get_all("Project-URL") == [f"Paper, {citation['preferred-citation']['url']}"]
     command = [sys.executable, tmp_path / "site" / "bin" / "alignmix-timm", "--help"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     shown = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout

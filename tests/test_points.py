@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from alignmix_timm import attach, choose_point, describe_points
+from alignmix_timm import AlignMixModel, attach, choose_point, describe_points
 from alignmix_timm.points.__main__ import create_without_data
 from alignmix_timm.points.effect import alignment_effect
 
@@ -49,6 +49,18 @@ def test_logits_depend_on_the_point_alone(name: str) -> None:
     net.get_submodule(point.feature_module).register_forward_hook(lambda module, args, output: output.detach())
     images = torch.randn(2, *point.input_size, requires_grad=True)
     assert not net(images).requires_grad
+
+
+def test_a_wrapped_model_is_mixed_where_it_says() -> None:
+    model = AlignMixModel(timm.create_model("test_resnet", num_classes=4), input_size=(3, 64, 64))
+    for one in (model, model.model, model.train()):
+        assert choose_point(one, (3, 64, 64)) == model.hooks.point
+    assert choose_point(model).input_size == (3, 160, 160)
+    assert choose_point(model, feature_module="layer2").feature_module == "layer2"
+    net = model.detach()
+    assert choose_point(model) == choose_point(net)
+    with pytest.raises(ValueError, match="Linear has no get_classifier"):
+        choose_point(torch.nn.Linear(2, 2))
 
 
 def test_the_trunk_may_stand_beside_the_classifier() -> None:
