@@ -84,6 +84,7 @@ class MixingHooks:
         self.disarm()
         self._place(input_size or built_for(model))
 
+    @torch.compiler.disable  # a compiled wrapper must not trace the choice of a point, which traces the model itself
     def arm(self, params: MixParams, image_size: ImageSize) -> None:
         """Set what the next training forward pass mixes.
 
