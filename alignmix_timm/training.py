@@ -7,6 +7,7 @@ of updates, and no random state.
 
 import contextlib
 import math
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from .checkpoint import Checkpoints, check_changes, find, read_progress, write_o
 from .config import TrainConfig
 from .data import load_splits, synthetic_splits
 from .effect import alignment_effect
+from .errors import outlive_launcher
 from .evaluation.accuracy import no_scores, scores, summary
 from .journal import Journal, check_trackers, draw_curves
 from .loaders import Loaders
@@ -134,6 +136,8 @@ class Run:
             if number := stop.agreed():
                 self._log()
                 self._save()
+                if number == signal.SIGINT:
+                    outlive_launcher()
                 self.journal.say(
                     f"Stopped by signal {number} after update {self.step}, saved: go on with --resume auto."
                 )

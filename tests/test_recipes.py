@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from alignmix_timm.effect import alignment_effect
 SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
 
 
-def launch(folder: Path, *args: object, processes: int = 1, expect: int = 0) -> str:
+def launch(folder: Path, *args: object, processes: int = 1, expect: int = 0, options: Sequence[str] = ()) -> str:
     """Run ``accelerate launch`` in a folder, and return what it printed."""
-    line = [*launcher(processes), str(ROOT / "recipes" / "quickstart.py"), *map(str, args)]
+    line = [*launcher(processes), *options, str(ROOT / "recipes" / "quickstart.py"), *map(str, args)]
     done = subprocess.run(line, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == expect, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -44,10 +45,12 @@ def test_quickstart(tmp_path: Path, processes: int) -> None:
         assert len(data) > 20_000
 
 
-def test_quickstart_refuses_data_without_the_columns(tmp_path: Path) -> None:
+def test_the_sentence_of_an_error_is_the_last_thing_on_the_screen(tmp_path: Path) -> None:
     data = ROOT / "recipes" / "data" / "fashion_mnist"
-    printed = launch(tmp_path, "--data", data, "--label-column", "class", expect=1)
-    assert "must be among the columns ['image', 'label']" in printed
+    printed = launch(tmp_path, "--data", data, "--label-column", "class", expect=1, options=["--quiet"])
+    last = printed.strip().splitlines()[-1]
+    assert last == "error: label_column must be one of the columns ['image', 'label'], got class."
+    assert "Traceback" not in printed
 
 
 @pytest.mark.slow
