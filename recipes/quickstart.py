@@ -1,8 +1,8 @@
 """Train a small timm model with AlignMix, and the same model without mixing, on real images.
 
-    accelerate launch recipes/quickstart.py
-    accelerate launch recipes/quickstart.py --train-size 10000 --augment --epochs 12 --out runs/augmented
-    accelerate launch recipes/quickstart.py --data path/or/name --model resnet18 --image-size 64 --out runs/mine
+    accelerate launch --quiet recipes/quickstart.py
+    accelerate launch --quiet recipes/quickstart.py --train-size 10000 --augment --epochs 12 --out runs/augmented
+    accelerate launch --quiet recipes/quickstart.py --data path/or/name --model resnet18 --image-size 64 --out runs/mine
 
 By default it trains on 2,500 images without any other augmentation: few enough for a network to learn them by heart,
 which is what mixing is there to prevent. With all images and a short training, expect no gain.

@@ -1,7 +1,7 @@
 """Train any timm model on any image dataset with AlignMix.
 
-    accelerate launch recipes/train.py --data path/to/folder --model resnet18 --pretrained --lr 0.01 --epochs 20
-    accelerate launch recipes/train.py --config recipes/configs/fashion_mnist.yaml --output runs/fashion --resume auto
+    accelerate launch --quiet recipes/train.py --data path/to/folder --model resnet18 --pretrained --lr 0.01 --epochs 20
+    accelerate launch --quiet recipes/train.py --config recipes/configs/fashion_mnist.yaml --resume auto
     python recipes/train.py --eval-only runs/fashion/best
 
 The folder of a run holds metrics.jsonl, curves.png, reliability.png, the checkpoints, the links last and best to two of

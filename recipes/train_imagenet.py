@@ -1,8 +1,8 @@
 """Train on ImageNet as in the AlignMix paper: ResNet-50 for 300 epochs, or for 100.
 
-    accelerate launch recipes/train_imagenet.py --model resnet50 --output runs/resnet50 --resume auto
-    accelerate launch recipes/train_imagenet.py --config recipes/configs/imagenet_resnet50_100.yaml
-    accelerate launch recipes/train_imagenet.py --dry-run
+    accelerate launch --quiet recipes/train_imagenet.py --model resnet50 --output runs/resnet50 --resume auto
+    accelerate launch --quiet recipes/train_imagenet.py --config recipes/configs/imagenet_resnet50_100.yaml
+    accelerate launch --quiet recipes/train_imagenet.py --dry-run
 
 The defaults are configs/imagenet_resnet50_300.yaml; options and files as in train.py.
 """

@@ -1,6 +1,7 @@
 """Options: layers, types, and what is refused."""
 
 import re
+import typing
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
@@ -8,6 +9,7 @@ from typing import get_args
 import pytest
 
 from alignmix_timm.training.config import GROUPS, TrainConfig, parse_config
+from alignmix_timm.training.option_ranges import _INTERVALS
 from alignmix_timm.training.options import Role, names_of
 
 CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
@@ -70,6 +72,64 @@ def test_wrong_options_are_named(line: str, message: str, capsys: pytest.Capture
     told = capsys.readouterr().err
     assert message in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--mean 0.5 0.5", "mean must be one number, or one for each of the 3 channels, got [0.5, 0.5]."),
+        ("--in-chans 1 --std 1 1 1", "std must be one number, got [1.0, 1.0, 1.0]."),
+        ("--mean", "mean must be one number, or one for each of the 3 channels, got []."),
+        ("--mean nan 0 0", "mean must hold finite numbers, got [nan, 0.0, 0.0]."),
+        ("--std 0", "std must hold finite numbers > 0, got [0.0]."),
+        ("--scale 1 0.5", "scale must be two numbers > 0, the smaller one first, at most 1, got [1.0, 0.5]."),
+        ("--scale 0.5 2", "scale must be two numbers > 0, the smaller one first, at most 1"),
+        ("--ratio 0 1", "ratio must be two numbers > 0, the smaller one first, got [0.0, 1.0]."),
+        ("--ratio 1", "ratio must be two numbers > 0"),
+        ("--crop-pct 0", "crop_pct must be in (0, 1], got 0.0."),
+        ("--img-size 0", "img_size must be >= 1, got 0."),
+        ("--hflip 3", "hflip must be in [0, 1], got 3.0."),
+        ("--reprob 2", "reprob must be in [0, 1], got 2.0."),
+        ("--drop-path 1", "drop_path must be in [0, 1), got 1.0."),
+        ("--color-jitter -1", "color_jitter must be >= 0, got -1.0."),
+        ("--lr -1", "lr must be >= 0, got -1.0."),
+        ("--lr nan", "lr must be >= 0, got nan."),
+        ("--lr inf", "lr must be >= 0, got inf."),
+        ("--lr-base-size 0", "lr_base_size must be >= 1, got 0."),
+        ("--min-lr -1", "min_lr must be >= 0, got -1.0."),
+        ("--momentum 2", "momentum must be in [0, 1), got 2.0."),
+        ("--weight-decay -1", "weight_decay must be >= 0, got -1.0."),
+        ("--sched step --decay-epochs 0", "decay_epochs must be > 0, got 0.0."),
+        ("--sched multistep --decay-milestones 5 3", "decay_milestones must be epochs >= 1 in ascending order"),
+        ("--sched multistep --decay-milestones", "decay_milestones must be epochs >= 1 in ascending order, got []."),
+        ("--clip-grad 0", "clip_grad must be > 0, got 0.0."),
+        ("--model-ema-decay 2", "model_ema_decay must be in [0, 1], got 2.0."),
+        ("--warmup-epochs -1", "warmup_epochs must be >= 0, got -1."),
+        ("--mix-off-epoch -1", "mix_off_epoch must be >= 0, got -1."),
+        ("--alpha inf", "alpha must be > 0, got inf. The paper's value is 2."),
+        ("--mixup-alpha 0", "mixup_alpha must be > 0, got 0.0. To leave it out, see --mixers."),
+        ("--smoothing 1", "smoothing must be in [0, 1), got 1.0."),
+        ("--val-fraction 1", "val_fraction must be in (0, 1), got 1.0."),
+        ("--num-classes 0", "num_classes must be >= 1, got 0."),
+        ("--train-samples 0", "train_samples must be >= 1, got 0."),
+    ],
+)
+def test_values_out_of_range_are_named(line: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_config(["--data", "a", *line.split()])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_number_has_a_range() -> None:
+    """An option that is added later is checked, too, or listed here with the reason."""
+    elsewhere = {"in_chans", "num_iters", "align_size", "max_positions"}  # by config and operator, and by the map
+    lists = {"scale", "ratio", "decay_milestones"}
+    numbers = {
+        name for name, kind in typing.get_type_hints(TrainConfig).items() if {int, float} & {kind, *get_args(kind)}
+    }
+    ranged = {name for names in _INTERVALS.values() for name in names}
+    assert numbers - ranged - lists == elsewhere
 
 
 @pytest.mark.parametrize(

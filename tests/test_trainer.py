@@ -1,16 +1,20 @@
 """The Hugging Face Trainer: trains with the collator, and evaluates the plain model exactly."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
+import pytest
 import timm
 import torch
 from transformers import Trainer, TrainingArguments
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
+from alignmix_timm.publishing.save import load_for_timm
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,8 +73,32 @@ def test_training_mixes_and_saves_the_keys_of_the_timm_model(tmp_path: Path) -> 
     assert all(torch.equal(value, net.state_dict()[name].cpu()) for name, value in saved.state_dict().items())
 
 
-def test_the_example_trains(tmp_path: Path) -> None:
-    line = [sys.executable, str(ROOT / "recipes" / "train_with_trainer.py"), "--output", str(tmp_path)]
-    done = subprocess.run([*line, "--epochs", "1", "--rows", "320"], capture_output=True, text=True)
+def test_the_example_trains_on_all_classes_of_a_sorted_dataset_without_a_test_split(tmp_path: Path) -> None:
+    """Dark images, then bright ones: the first 128 rows would be of one class."""
+    pixels = np.random.default_rng(0).integers(0, 60, (400, 32, 32, 3), dtype=np.uint8)
+    pixels[200:] += 190
+    features = datasets.Features(
+        img=datasets.Image(),
+        fine_label=datasets.ClassLabel(names=["dark", "bright"]),
+        coarse_label=datasets.Value("int64"),
+    )
+    columns = {"img": list(pixels), "fine_label": [0] * 200 + [1] * 200, "coarse_label": [0] * 400}
+    datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+    line = [sys.executable, str(ROOT / "recipes" / "train_with_trainer.py"), "--data", str(tmp_path / "data")]
+    line += ["--output", str(tmp_path / "run"), "--epochs", "4", "--rows", "128", "--batch-size", "16"]
+    done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "'eval_top1'" in done.stdout
+    assert "'eval_rows': 40.0" in done.stdout
+    origin = json.loads((tmp_path / "run" / "model" / "provenance.json").read_text())["run"]
+    assert (origin["dataset"]["train_rows"], origin["dataset"]["eval_rows"]) == (128, 40)
+    assert origin["results"]["top1"] > 90
+    restored = load_for_timm(tmp_path / "run" / "model").eval()
+    assert restored(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 32, 32)).argmax(1).tolist() == [0, 1]
+
+
+def test_columns_that_the_trainer_drops_are_an_error_that_says_so(tmp_path: Path) -> None:
+    trainer, *_ = build(tmp_path)
+    rows = datasets.Dataset.from_dict({"image": [[0.0]] * 8, "label": list(range(8))})
+    trainer.train_dataset, trainer.args.remove_unused_columns = rows, True
+    with pytest.raises(ValueError, match=r"columns \['label'\], got 'pixel_values'. .*remove_unused_columns=False"):
+        trainer.train()

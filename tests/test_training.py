@@ -331,7 +331,9 @@ def test_an_error_in_another_process_is_told(data: str, tmp_path: Path) -> None:
         broken.to_parquet(tmp_path / "rows" / f"{split}.parquet")
     line = command(tmp_path / "rows", tmp_path / "run", 2, image_column="image", label_column="label")
     output = finish(line, code=1)
-    assert re.search(r"error( in process 1)?: .*image of row 5 cannot be read", output), output[-3000:]
+    assert re.search(r"^error( in process 1)?: .*image of row 5 cannot be read", output, re.MULTILINE), output[-3000:]
+    report = output[output.index("Root Cause") :].strip().splitlines()
+    assert re.search(r"traceback : error( in process 1)?: .*image of row 5 cannot be read", report[-2]), report
 
 
 def test_the_end_of_a_launcher_saves_and_ends_the_run(data: str, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -13,15 +14,17 @@ import torch.distributed as dist
 
 from ..params import process_index
 
+_ONE_KEYSTROKE = 1.0  # seconds in which the terminal and the launcher pass on the same Ctrl-C
+
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT, and the end of the launcher; a second SIGINT stops at once.
+    """Notes SIGTERM and SIGINT, and the end of the launcher; a second SIGINT, after a second, stops at once.
 
     Processes agree without waiting for a device: each update starts a reduction over gloo, read at the next update.
     """
 
     def __init__(self) -> None:
-        self.received = 0
+        self.received, self._first = 0, 0.0
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(os.environ)
         self._launcher = os.getppid() if launched else None  # which, for one process, does not pass signals on
@@ -50,9 +53,11 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == number:
+        now = time.monotonic()
+        if number != signal.SIGINT or self.received != number:
+            self.received, self._first = number, now
+        elif now - self._first > _ONE_KEYSTROKE:
             raise KeyboardInterrupt
-        self.received = number
 
 
 def make_folder(option: str, folder: Path) -> None:

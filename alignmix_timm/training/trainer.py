@@ -7,6 +7,7 @@ of updates, and no random state.
 
 import contextlib
 import math
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -45,6 +46,7 @@ from .data.batches import make_schedule
 from .data.loaders import Loaders
 from .data.splits import load_splits, synthetic_splits
 from .data.transforms import data_config
+from .errors import outlive_launcher
 from .journal import Journal, check_trackers
 from .meters import Metrics
 from .mixing import build_mixer, mixed_accuracy
@@ -145,6 +147,8 @@ class Run:
             if number := stop.agreed():
                 self._log()
                 self._save()
+                if number == signal.SIGINT:
+                    outlive_launcher()
                 self.journal.say(f"Stopped by signal {number} after step {self.step}, saved: go on with --resume auto.")
                 raise SystemExit(128 + number)
             self.update(batches)
