@@ -64,7 +64,7 @@ def test_killed_while_a_checkpoint_is_written(data: Path, tmp_path: Path) -> Non
 
 
 def test_another_number_of_processes_sees_the_same_run(data: Path, tmp_path: Path) -> None:
-    """The rows themselves: tests/test_schedule.py. Here: the modes and learning rates of a run that changes."""
+    """The rows themselves: tests/test_batches.py. Here: the modes and learning rates of a run that changes."""
     whole, changed = tmp_path / "whole", tmp_path / "changed"
     finish(command(data, whole, epochs=1, drop=0.0))
     kill_when(command(data, changed, 1, epochs=1, drop=0.0, micro_batch_size=16), reached(changed, 4))
