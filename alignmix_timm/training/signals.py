@@ -1,4 +1,4 @@
-"""Stop at a signal, all processes after the same update; and one run in a folder at a time."""
+"""Stop at a signal, all processes after the same optimizer step; and one run in a folder at a time."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ from ..params import process_index
 class StopSignal:
     """Notes SIGTERM and SIGINT, and the end of the launcher; a second SIGINT stops at once.
 
-    Processes agree without waiting for a device: each update starts a reduction over gloo, read at the next update.
+    Processes agree without waiting for a device: each step starts a reduction over gloo, read at the next step.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StopSignal:
         self._work: dist.Work | None = None
 
     def agreed(self) -> int:
-        """The signal at which to stop now, or 0. Call it once for each update, in every process."""
+        """The signal at which to stop now, or 0. Call it once for each optimizer step, in every process."""
         if self._launcher is not None and os.getppid() != self._launcher:
             self.received = self.received or signal.SIGTERM
         if self._group is None:
