@@ -25,7 +25,7 @@ from timm.optim import create_optimizer_v2
 
 from alignmix_timm.timm_train.options import Requested
 from alignmix_timm.timm_train.patches import patched
-from alignmix_timm.timm_train.run import Run
+from alignmix_timm.timm_train.run import ScriptRun
 
 BOUND = 1.05
 
@@ -50,7 +50,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     """Seconds of a step in each block, of timm's mixup and of AlignMix."""
     loops = {"mixup 0.2": training(args, folder, mixup_alpha=0.2)}
     next(loops["mixup 0.2"])  # built before anything is patched
-    run = Run()
+    run = ScriptRun()
     times: dict[str, list[float]] = {"mixup 0.2": [], "alignmix": []}
     with patched(run):
         run.take_arguments(argparse.Namespace(mixup=Requested("alignmix"), seed=0))

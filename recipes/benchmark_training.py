@@ -67,7 +67,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
     variants: dict[str, tuple[Mixer, Callable[[], None]]] = {"timm": (engine.mixer, lambda: next(step_of_timm))}
     for mode in ("none", *MODES):
         options = dict(mixers=["none"]) if mode == "none" else dict(mixers=["alignmix"], modes=[mode])
-        variants[mode] = build_mixer(replace(config, **options)), lambda: engine.update(batches)
+        variants[mode] = build_mixer(replace(config, **options)), lambda: engine.train_step(batches)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for block in range(args.blocks + 1):
         for name, (engine.mixer, step) in variants.items():

@@ -177,7 +177,7 @@ def test_modes_are_uniform() -> None:
     assert scipy.stats.chisquare(list(names.values())).pvalue > 0.01
 
 
-def test_clean_updates_do_not_depend_on_whether_an_update_mixes() -> None:
+def test_clean_steps_do_not_depend_on_whether_a_step_mixes() -> None:
     modes = []
     for options in (dict(), dict(mix_prob=0.5), dict(mix_off_epoch=1), dict(mixers=["alignmix", "cutmix"])):
         config = TrainConfig(data="x", method="alignmix_ae", embedding="flatten", **options)

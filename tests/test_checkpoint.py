@@ -13,7 +13,7 @@ from accelerate import Accelerator
 
 from alignmix_timm.training.checkpoint import Checkpoints, check_changes, read_progress, write_progress
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.data.batches import Schedule
+from alignmix_timm.training.data.batches import BatchPlan
 from alignmix_timm.training.signals import locked
 
 BEST = {"step": 2, "top1": 50.0}
@@ -28,7 +28,7 @@ def accelerator() -> Accelerator:
 
 
 def write(folder: Path) -> None:
-    write_progress(folder, TrainConfig(data="a"), Schedule(10, 2, 1, 0), step=3, best=BEST)
+    write_progress(folder, TrainConfig(data="a"), BatchPlan(10, 2, 1, 0), step=3, best=BEST)
 
 
 def steps(checkpoints: Checkpoints) -> list[int]:
@@ -42,7 +42,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, accelerator: Accelerat
     assert steps(checkpoints) == [2, 4, 5]
     assert (tmp_path / "last").resolve() == checkpoints.latest()
     assert (tmp_path / "best").resolve().name == "step-00000002"
-    assert read_progress(tmp_path / "last") == {"step": 3, "best": BEST, "schedule": Schedule(10, 2, 1, 0)}
+    assert read_progress(tmp_path / "last") == {"step": 3, "best": BEST, "schedule": BatchPlan(10, 2, 1, 0)}
     assert (tmp_path / "last" / "config.yaml").exists()
 
 

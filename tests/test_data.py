@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.data.batches import make_schedule
+from alignmix_timm.training.data.batches import plan_batches
 from alignmix_timm.training.data.dataset import Key, Rows, collate
 from alignmix_timm.training.data.decoding import read_image
 from alignmix_timm.training.data.loaders import MOST_WORKERS, Loaders, share_of_cores
@@ -233,11 +233,11 @@ def test_batches_do_not_depend_on_the_workers(tmp_path: Path) -> None:
     for workers in (0, 2, None):
         config = TrainConfig(data=data, img_size=8, batch_size=4, workers=workers)
         splits = load_splits(config)
-        schedule = make_schedule(config, splits.train, 1, None)
+        plan = plan_batches(config, splits.train, 1, None)
         size = data_config(
             SimpleNamespace(pretrained_cfg=timm.models.get_pretrained_cfg("test_resnet").to_dict()), config
         )
-        loaders = Loaders(config, splits, size, schedule, Accelerator(cpu=True))
+        loaders = Loaders(config, splits, size, plan, Accelerator(cpu=True))
         seen.append(torch.cat([batch["pixel_values"] for batch in loaders.train(0, 12)]))
     assert len(seen[0]) == 48
     assert all(torch.equal(one, seen[0]) for one in seen)

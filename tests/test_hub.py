@@ -160,7 +160,7 @@ def test_a_run_starts_from_the_hub_and_pushes_while_it_trains(hub: Hub, publishe
     assert card.data.base_model == "alice/test_resnet"
     assert card.data.license == "unknown"  # that of its base, which states none
     assert "40 images of the split test of rows" in card.text
-    assert "6 updates" in card.text
+    assert "6 optimizer steps" in card.text
     assert "features at layer" in card.text
     assert str(tmp_path) not in repo.files["README.md"].decode() + repo.files["provenance.json"].decode()
     assert ALICE.encode() not in everything_said(hub, printed, output, tmp_path / "home")

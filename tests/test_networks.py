@@ -10,7 +10,7 @@ import timm
 import torch
 from launcher import ENVIRONMENT
 from safetensors.torch import load_file, save_file
-from test_publish import loads_folders
+from test_save import loads_folders
 from timm.models.vgg import VGG, cfgs
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn

@@ -11,7 +11,7 @@ import pytest
 from launcher import ENVIRONMENT, ROOT
 
 CORE = (
-    "points model hooks blockwise collate params layout functional networks encoder algorithm1 compile distributed "
+    "points model hooks alignment collate params layout functional networks encoder algorithm1 compile distributed "
     "recipes resume"
 )
 

@@ -36,7 +36,7 @@ AE, VAE = (
     ],
 )
 def test_killed_and_resumed_runs_end_alike(data: Path, tmp_path: Path, processes: int, options: dict[str, Any]) -> None:
-    """With four micro-batches an update, for the autoencoders."""
+    """With four micro-batches a step, for the autoencoders."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(command(data, whole, processes, **options))
     kill_when(command(data, killed, processes, **options), reached(killed, 5))
@@ -64,7 +64,7 @@ def test_killed_while_a_checkpoint_is_written(data: Path, tmp_path: Path) -> Non
 
 
 def test_another_number_of_processes_sees_the_same_run(data: Path, tmp_path: Path) -> None:
-    """The rows themselves: tests/test_schedule.py. Here: the modes and learning rates of a run that changes."""
+    """The rows themselves: tests/test_batches.py. Here: the modes and learning rates of a run that changes."""
     whole, changed = tmp_path / "whole", tmp_path / "changed"
     finish(command(data, whole, epochs=1, drop=0.0))
     kill_when(command(data, changed, 1, epochs=1, drop=0.0, micro_batch_size=16), reached(changed, 4))
@@ -78,7 +78,7 @@ def test_another_number_of_processes_sees_the_same_run(data: Path, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
-def test_twenty_kills_lose_no_file_and_few_updates(data: Path, tmp_path: Path, processes: int) -> None:
+def test_twenty_kills_lose_no_file_and_few_steps(data: Path, tmp_path: Path, processes: int) -> None:
     whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(0)
     options = dict(epochs=150, keep_checkpoints=1, eval_every=25)
     saved = [0]

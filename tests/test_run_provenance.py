@@ -60,7 +60,7 @@ def test_the_card_says_which_weights_and_on_which_rows(tmp_path: Path) -> None:
     assert "One run, measured after optimizer step 4;" in make_card(tmp_path / "a", "alice/net").text
 
 
-def test_time_is_that_of_the_updates_however_often_the_run_was_resumed(tmp_path: Path) -> None:
+def test_time_is_that_of_the_steps_however_often_the_run_was_resumed(tmp_path: Path) -> None:
     lines = [
         {"kind": "train", "step": 2, "images_per_second": 5.0, "time": 0},
         {"kind": "eval", "step": 2, "top1": 1.0, "time": 1},

@@ -313,9 +313,9 @@ def test_the_command_line_explains_itself(launch: Launch, capsys: pytest.Capture
 
 def test_data_workers_that_know_nothing_of_the_run_do_not_mix(launch: Launch) -> None:
     from alignmix_timm.timm_train.patches import AlignMixCollate, patched
-    from alignmix_timm.timm_train.run import Run
+    from alignmix_timm.timm_train.run import ScriptRun
 
-    run = Run()
+    run = ScriptRun()
     run.request()
     with patched(run):
         packed = pickle.dumps(AlignMixCollate(num_classes=4))

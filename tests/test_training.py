@@ -175,7 +175,7 @@ def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
     assert len(records(tmp_path, "effect")) == 2
 
 
-def test_learning_rates_and_updates_do_not_depend_on_processes_or_accumulation(data: str, tmp_path: Path) -> None:
+def test_learning_rates_and_steps_do_not_depend_on_processes_or_accumulation(data: str, tmp_path: Path) -> None:
     options: dict[str, Any] = dict(batch_size=64, epochs=3, lr_base=0.2)
     run(config(data, tmp_path / "one", lr=None, **options))
     run(config(data, tmp_path / "accumulated", lr=None, micro_batch_size=32, **options))
@@ -196,8 +196,8 @@ def test_learning_rates_and_updates_do_not_depend_on_processes_or_accumulation(d
     assert alone.bins.keys() == bins.keys() - {"kind", "step"}
 
 
-def test_accumulated_gradients_are_those_of_the_whole_update(data: str, tmp_path: Path) -> None:
-    """With batch norm off, micro-batches of an unmixed update give the weights of one batch."""
+def test_accumulated_gradients_are_those_of_the_whole_step(data: str, tmp_path: Path) -> None:
+    """With batch norm off, micro-batches of an unmixed step give the weights of one batch."""
     options: dict[str, Any] = dict(model="test_convnext", mixers=["none"], scale=[1.0, 1.0], hflip=0.0, opt="momentum")
     weights = []
     for micro in (32, 8):
@@ -315,7 +315,7 @@ def test_going_back_needs_another_folder(data: str, tmp_path: Path) -> None:
     assert records(tmp_path / "other", "eval") == records(tmp_path / "run", "eval")
 
 
-def test_rates_without_a_schedule(data: str, tmp_path: Path) -> None:
+def test_learning_rates_without_a_schedule(data: str, tmp_path: Path) -> None:
     run(config(data, tmp_path, body_lr_scale=0.1, sched="none"))
     state = torch.load(tmp_path / "last" / "optimizer.bin", weights_only=True)
     assert {round(group["lr"], 9) for group in state["param_groups"]} == {0.05, 0.005}
@@ -390,7 +390,7 @@ def test_a_full_disk_is_one_sentence(data: str, tmp_path: Path) -> None:
 def test_dry_runs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(TrainConfig(dry_run=True, model=model, output=str(tmp_path / "run"), model_ema=True, workers=0))
     printed = capsys.readouterr().out
-    assert f"Dry run of {model}: two updates, evaluation, checkpoint and weights for timm work." in printed
+    assert f"Dry run of {model}: two optimizer steps, evaluation, checkpoint and weights for timm work." in printed
     assert not list(tmp_path.iterdir())
     assert str(tmp_path) not in printed  # nobody is sent to a folder that is gone
 
@@ -398,7 +398,7 @@ def test_dry_runs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_dry_run_on_two_processes(tmp_path: Path) -> None:
     line = [*launcher(2), str(ROOT / "recipes" / "train.py"), "--dry-run", "--model", "test_resnet"]
     output = finish([*line, "--micro-batch-size", "64", "--output", str(tmp_path / "run")])
-    assert "two updates, evaluation, checkpoint and weights for timm work" in output
+    assert "two optimizer steps, evaluation, checkpoint and weights for timm work" in output
 
 
 CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
@@ -410,7 +410,7 @@ def test_dry_run_of_every_config(path: Path, tmp_path: Path) -> None:
     recipe = "train_imagenet.py" if path.stem == "imagenet_resnet50_300" else "train.py"
     line = [*command(tmp_path, tmp_path / "run")[:1], str(path.parents[1] / recipe)]
     output = finish([*line, "--config", str(path), "--dry-run", "--output", str(tmp_path / "run")])
-    assert "two updates, evaluation, checkpoint and weights for timm work" in output
+    assert "two optimizer steps, evaluation, checkpoint and weights for timm work" in output
 
 
 def test_evaluation_counts_each_row_once_and_leaves_training_as_it_was(data: str, tmp_path: Path) -> None:

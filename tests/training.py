@@ -93,7 +93,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def reached(output: Path, step: int) -> Callable[[], bool]:
-    """Whether a run has written the metrics of an update."""
+    """Whether a run has written the metrics of an optimizer step."""
     path = output / "metrics.jsonl"
     return lambda: path.exists() and f'"kind": "train", "step": {step},' in path.read_text()
 
@@ -109,7 +109,7 @@ def records(output: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def digest(output: Path) -> dict[str, Any]:
-    """Weights and average of the last checkpoint, bit by bit, and the metrics of the run."""
+    """Weights and EMA weights of the last checkpoint, bit by bit, and the metrics of the run."""
     last = output / "last"
     average = torch.load(last / "ema.pt", weights_only=True)
     exported = json.loads((output / "model" / "provenance.json").read_text())["run"]

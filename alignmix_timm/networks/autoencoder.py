@@ -23,10 +23,11 @@ from .encoder import Encoder
 
 
 class VariationalEncoder(nn.Module):
-    """An encoder whose embedding, in training, is a normal distribution: a mean, the plain embedding, and a deviation.
+    """An encoder whose embedding, in training, is a normal distribution around the plain embedding.
 
-    Both are mixed (and, if tensors, aligned by one plan); the classifier reads a sample in training, and the mean in
-    eval, where the model is the plain encoder. The paper does not say what its classifier reads.
+    Its mean and standard deviation are mixed (and, if tensors, aligned by one plan); the classifier reads a sample in
+    training (Kingma and Welling), and the mean in eval, where the model is the plain encoder. The paper does not say
+    what its classifier reads.
     """
 
     def __init__(self, net: Encoder) -> None:
@@ -51,12 +52,12 @@ class VariationalEncoder(nn.Module):
 
 
 class Sample(nn.Module):
-    """Mean and deviation [B, 2 * channels, ...] to a sample in training, to the mean in eval (Kingma and Welling)."""
+    """Mean and standard deviation [B, 2 * channels, ...] to a sample in training, to the mean in eval."""
 
     def forward(self, statistics: Tensor) -> Tensor:
         """[B, channels, ...]; gradients reach both halves."""
-        mean, deviation = statistics.chunk(2, 1)
-        return mean + deviation * torch.randn_like(deviation) if self.training else mean
+        mean, std = statistics.chunk(2, 1)
+        return mean + std * torch.randn_like(std) if self.training else mean
 
 
 class Autoencoder(nn.Module):
@@ -160,6 +161,6 @@ class Autoencoder(nn.Module):
             return self.net.forward_head(feats, pre_logits=True), 0.0
         network: Any = self.classifier.model
         statistics = network.statistics(feats)
-        mean, deviation = statistics.chunk(2, 1)
-        divergence = (mean.square() + deviation.square() - 1) / 2 - deviation.log()
+        mean, std = statistics.chunk(2, 1)
+        divergence = (mean.square() + std.square() - 1) / 2 - std.log()
         return network.sample(statistics).flatten(1), divergence.flatten(1).sum(1).mean()

@@ -29,7 +29,7 @@ class Decoder(nn.Module):
     """Embeddings [B, embed_dim] to images [B, C, S, S] in [-1, 1].
 
     Args:
-        embed_dim: Numbers in the embedding.
+        embed_dim: Dimension of the embedding.
         image: (C, S, S) of the images; S is 4 to 7 times a power of two: 32, 64, 224, ...
         width: Channels of every block.
 

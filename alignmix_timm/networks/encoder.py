@@ -65,7 +65,7 @@ class Encoder(nn.Module):
         backbone: Any timm model that ends with a map of positions.
         embedding: ``flatten``: f is a fully-connected layer on the flattened map, e a vector; ``tensor``: f is a 2 x 2
             convolution of stride 2, and e a tensor E that can be aligned as well.
-        embed_dim: Numbers in e; at the paper's grid of 4 a tensor of 512 is 128 x 2 x 2.
+        embed_dim: Dimension of e; at the paper's grid of 4 a tensor of 512 is 128 x 2 x 2.
         grid: Height and width of A. The paper's is 4.
         img_size: Height and width of the images.
         in_chans, num_classes: As in timm; without classes the model returns e.

@@ -25,7 +25,7 @@ KEPT_LOGITS = 8  # of each image, in provenance.json
 # How far logits in this dtype may be from those in fp32, as a share of the largest, or of 1; TF32 counts as fp32.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
-# torch.compile; DDP and averages of weights; AlignMixModel; Autoencoder and its variational encoder
+# torch.compile; DDP and EMA weights; AlignMixModel; Autoencoder and its variational encoder
 _WRAPPED = ("_orig_mod", "module", "model", "classifier", "net")
 _OF_OTHER_WEIGHTS = (
     *("tag", "custom_load", "label_offset", "label_names", "label_descriptions", "license", "description", "notes"),
@@ -48,7 +48,7 @@ def save_for_timm(
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` restores the model with timm 1.0.26 or later.
 
     Args:
-        model: A timm model, or its AlignMixModel, Autoencoder, DDP, compiled or averaged form, in any precision and
+        model: A timm model, or its AlignMixModel, Autoencoder, DDP, compiled or EMA form, in any precision and
             memory format; it is copied, and stays as it is.
         folder: Replaced as a whole.
         label_names: Names of the classes.

@@ -52,11 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_script(path: str, arguments: Sequence[str]) -> None:
-    """Run a script as ``python path arguments`` does, by the patches of a :class:`Run`."""
+    """Run a script as ``python path arguments`` does, by the patches of a :class:`ScriptRun`."""
     from .patches import patched  # after check_timm: they are built on names that it checks
-    from .run import Run
+    from .run import ScriptRun
 
-    saved, run = (sys.argv, sys.path), Run()
+    saved, run = (sys.argv, sys.path), ScriptRun()
     sys.argv = [path, *arguments]
     sys.path = [str(Path(path).resolve().parent), *sys.path]
     try:

@@ -14,9 +14,9 @@ from timm.data.mixup import FastCollateMixup, Mixup
 from torch import Tensor
 
 from .options import accepting_alignmix
-from .run import Run
+from .run import ScriptRun
 
-_current: Run | None = None  # in the main process, while a script runs
+_current: ScriptRun | None = None  # in the main process, while a script runs
 
 
 class AlignMixup(Mixup):
@@ -74,7 +74,7 @@ def _then(call: Callable[..., Any], action: Callable[..., None]) -> Callable[...
 
 
 @contextmanager
-def patched(run: Run) -> Iterator[None]:
+def patched(run: ScriptRun) -> Iterator[None]:
     """Let a script's parser, model, batches and resumed checkpoints come by ``run``."""
     global _current
 

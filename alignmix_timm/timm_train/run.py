@@ -21,7 +21,7 @@ from .refusals import refuse
 _NEGLIGIBLE = 1e-6  # chance to mix nothing by --mixup-prob, below which something is wrong
 
 
-class Run:
+class ScriptRun:
     """One run of a script under the launcher.
 
     The number of the batch is kept in the script's parsed arguments, which timm saves in every checkpoint.
@@ -41,7 +41,7 @@ class Run:
         self._name = ""
         self._counts: Counter[str] = Counter()
         self._chance_of_none = 1.0
-        self._guard = register_optimizer_step_pre_hook(self._before_update)
+        self._guard = register_optimizer_step_pre_hook(self._before_step)
 
     def request(self) -> None:
         """The parser reads ``--mixup alignmix``."""
@@ -168,7 +168,7 @@ class Run:
         shares = (settings.switch_prob, 1 - settings.switch_prob)
         return OneOf((cutmix, self._mixer(args, 1.0)), shares, prob=settings.mix_prob)
 
-    def _before_update(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Until the first batch: an optimizer must not step on what AlignMix has not seen."""
         if not self.requested:
             return

@@ -1,4 +1,4 @@
-"""Model, loss, optimizer and schedule of a run: timm's, by its options."""
+"""Model, loss, optimizer and learning-rate schedule of a run: timm's, by its options."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -156,14 +156,14 @@ def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any], mixer: Mixer
 
 
 def build_ema(net: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
-    """timm's moving average of the weights, in fp32; made before AlignMix is attached, so it never mixes."""
+    """The EMA weights, timm's, in fp32; made before AlignMix is attached, so it never mixes."""
     if not config.model_ema:
         return None
     return ModelEmaV3(net, decay=config.model_ema_decay, use_warmup=config.model_ema_warmup)
 
 
 def learning_rate(config: TrainConfig) -> float:
-    """The peak learning rate: as given, or in proportion to the images of an update."""
+    """The peak learning rate: as given, or in proportion to the images of an optimizer step."""
     return config.lr if config.lr is not None else config.lr_base * config.batch_size / config.lr_base_size
 
 
@@ -199,18 +199,18 @@ def build_optimizer(net: Any, config: TrainConfig, beside: dict[str, nn.Paramete
 
 
 def trained_beside(net: nn.Module, wrapped: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained beside the net and not published: the decoder, the deviations of a variational encoder."""
+    """What is trained beside the net and not published: the decoder, the standard deviation of the VAE."""
     published = {id(parameter) for parameter in net.parameters()}
     return {name: parameter for name, parameter in wrapped.named_parameters() if id(parameter) not in published}
 
 
-def build_schedule(optimizer: Optimizer, config: TrainConfig, updates_per_epoch: int) -> Any:
-    """timm's schedule, a function of the number of updates; None if there is none."""
+def build_lr_schedule(optimizer: Optimizer, config: TrainConfig, steps_per_epoch: int) -> Any:
+    """timm's learning-rate schedule, a function of the number of optimizer steps; None if there is none."""
     if config.sched == "none":
         for group in optimizer.param_groups:  # as timm's schedules do
             group["lr"] *= group.get("lr_scale", 1.0)
         return None
-    schedule, _ = create_scheduler_v2(
+    lr_schedule, _ = create_scheduler_v2(
         optimizer,
         sched=config.sched,
         num_epochs=config.epochs,
@@ -221,9 +221,9 @@ def build_schedule(optimizer: Optimizer, config: TrainConfig, updates_per_epoch:
         warmup_lr=config.warmup_lr,
         warmup_epochs=config.warmup_epochs,
         step_on_epochs=False,
-        updates_per_epoch=updates_per_epoch,
+        updates_per_epoch=steps_per_epoch,
     )
-    return schedule
+    return lr_schedule
 
 
 def _two_rates(net: Any, config: TrainConfig) -> list[dict[str, Any]]:

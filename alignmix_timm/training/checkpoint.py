@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from ..publishing.file_modes import follow_umask
 from .config import TrainConfig, read_yaml
-from .data.batches import Schedule
+from .data.batches import BatchPlan
 from .options import names_of
 
 PROGRESS = "progress.json"
@@ -171,10 +171,10 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_progress(folder: Path, config: TrainConfig, schedule: Schedule, step: int, best: dict[str, float]) -> None:
+def write_progress(folder: Path, config: TrainConfig, plan: BatchPlan, step: int, best: dict[str, float]) -> None:
     """Write how far a run is, its best evaluation so far with its step, and the options and versions it has."""
     write_options(folder, config)
-    progress = {"step": step, "best": best, "schedule": schedule._asdict()}
+    progress = {"step": step, "best": best, "schedule": plan._asdict()}
     (folder / PROGRESS).write_text(json.dumps(progress, indent=2))
 
 
@@ -221,4 +221,4 @@ def read_progress(folder: Path) -> dict[str, Any]:
     progress = json.loads((folder / PROGRESS).read_text())
     if not isinstance(progress["best"], dict):  # of a version that did not note the step
         progress["best"] = {}
-    return {**progress, "schedule": Schedule(**progress["schedule"])}
+    return {**progress, "schedule": BatchPlan(**progress["schedule"])}

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from ..publishing.provenance import rows_of
 from .config import TrainConfig
-from .data.batches import Schedule
+from .data.batches import BatchPlan
 from .data.splits import Splits
 
 WIDTH = 120
@@ -26,20 +26,18 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def start_lines(
-    config: TrainConfig, splits: Splits, schedule: Schedule, step: int, accelerator: Accelerator
-) -> list[str]:
+def start_lines(config: TrainConfig, splits: Splits, plan: BatchPlan, step: int, accelerator: Accelerator) -> list[str]:
     """What is about to be trained, on what, and how."""
     evaluated = rows_of(splits.split, splits.held_out) if splits.split else "random images"
     processes = accelerator.num_processes
     return [
         wrapped(
-            f"{config.model}, {len(splits.names)} classes: {schedule.rows} training images of "
+            f"{config.model}, {len(splits.names)} classes: {plan.rows} training images of "
             f"{config.data or 'synthetic data'}, {len(splits.test)} for evaluation ({evaluated})."
         ),
         wrapped(
-            f"Steps {step} to {config.epochs * schedule.updates_per_epoch}, {schedule.updates_per_epoch} an epoch, of "
-            f"{schedule.batch} images: {schedule.micros} x {schedule.micro_batch} on {processes} "
+            f"Steps {step} to {config.epochs * plan.steps_per_epoch}, {plan.steps_per_epoch} an epoch, of "
+            f"{plan.batch} images: {plan.micros} x {plan.micro_batch} on {processes} "
             f"{accelerator.device.type} process{'es' if processes > 1 else ''}, mixed precision "
             f"{accelerator.mixed_precision}."
         ),

@@ -55,7 +55,7 @@ class ModelOptions(OptionGroup):
         "put the paper's encoder on the model: fully-connected on the flattened map, or a tensor by convolution",
         role="model",
     )
-    embed_dim: int = option(512, "embedding: its size", role="model")
+    embed_dim: int = option(512, "embedding: its dimension", role="model")
     grid: int = option(4, "embedding: average larger maps down to grid x grid", role="model")
 
     def check(self) -> None:

@@ -51,12 +51,12 @@ class Journal:
         """
         if not self.main:
             return
-        updates = self.bar.total // config.epochs
-        done, loss, seconds = (epoch - 1) * updates, 0.0, 0.0
+        steps = self.bar.total // config.epochs
+        done, loss, seconds = (epoch - 1) * steps, 0.0, 0.0
         for record in self._epoch:
             count, done = record["step"] - done, max(record["step"], done)
             if count > 0:  # none of an earlier epoch
-                loss += record["loss"] * count / updates
+                loss += record["loss"] * count / steps
                 seconds += count * config.batch_size / record["images_per_second"]
         self._epoch = []
         self.say(epoch_line(epoch, config.epochs, loss, seconds, result, best.get("step") == done))

@@ -68,7 +68,7 @@ def _evaluate_only(config: TrainConfig) -> dict[str, float]:
 
 
 def _dry_run(config: TrainConfig) -> dict[str, float]:
-    """Two updates, an evaluation, a checkpoint; load both kinds of weights again, and compare."""
+    """Two optimizer steps, an evaluation, a checkpoint; load both kinds of weights again, and compare."""
     processes = Accelerator(mixed_precision=config.mixed_precision).num_processes
     accumulated = 1 if config.micro_batch_size in (None, config.batch_size // processes) else 2
     config = dataclasses.replace(
@@ -106,6 +106,6 @@ def _dry_run(config: TrainConfig) -> dict[str, float]:
     load_for_timm(folder / "model")
     trained.accelerator.wait_for_everyone()
     if trained.accelerator.is_main_process:
-        print(f"Dry run of {config.model}: two updates, evaluation, checkpoint and weights for timm work.")
+        print(f"Dry run of {config.model}: two optimizer steps, evaluation, checkpoint and weights for timm work.")
         shutil.rmtree(folder)
     return after

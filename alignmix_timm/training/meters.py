@@ -1,4 +1,4 @@
-"""What the updates of a run measure, summed on the device until it is asked for."""
+"""What the optimizer steps of a run measure, summed on the device until it is asked for."""
 
 import contextlib
 import time
@@ -15,7 +15,7 @@ UNREPEATABLE = ("time", "images_per_second", "data_wait", "peak_memory_mib")  # 
 
 
 class Metrics:
-    """Means over updates: losses by mode, share of modes, accuracy, alignment, and where the time goes.
+    """Means over optimizer steps: losses by mode, share of modes, accuracy, alignment, and where the time goes.
 
     Shares, the accuracy and the time that was spent waiting for data are in percent.
 
@@ -45,7 +45,7 @@ class Metrics:
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def take(self, accelerator: Accelerator) -> dict[str, Any]:
-        """Means over all processes since the last call; empty if there was no update. Modes agree in all processes."""
+        """Means over all processes since the last call; empty if there was no step. Modes agree in all processes."""
         names, sums = sorted(self._sums), self._sums
         self._sums = {}
         if not names:
@@ -75,5 +75,5 @@ class Metrics:
         self._waited += time.perf_counter() - start
 
     def restart_clock(self) -> None:
-        """Leave out the time since the last update: evaluation, or writing a checkpoint."""
+        """Leave out the time since the last optimizer step: evaluation, or writing a checkpoint."""
         self._started, self._waited = time.perf_counter(), 0.0

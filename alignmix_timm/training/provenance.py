@@ -36,7 +36,7 @@ def of_run(
         config: Its resolved options.
         results: The evaluation, of the model and, with the prefix ``ema_``, of its EMA weights: those are published
             where there are any.
-        updates: Done so far.
+        updates: Optimizer steps done so far.
         step: After which the weights are.
         best_by: Measurement in which they are the best; None if they were not chosen.
         rows: Of the training split.
@@ -106,7 +106,7 @@ def _changed(config: TrainConfig) -> dict[str, Any]:
 
 
 def _seconds(journal: Path, batch_size: int) -> float | None:
-    """Time spent in updates, over all the times that the run was resumed."""
+    """Time spent in optimizer steps, over all the times that the run was resumed."""
     if not journal.exists():
         return None
     seconds, done = 0.0, 0

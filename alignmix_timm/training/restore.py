@@ -29,7 +29,7 @@ def saved_config(folder: str | Path) -> TrainConfig:
 def load_autoencoder(folder: str | Path) -> Autoencoder:
     """Encoder, classifier and decoder as a run trained them, in eval mode, on the CPU.
 
-    The weights are those of the last update: the decoder was trained with them, not with their moving average.
+    The weights are those after the last optimizer step, not the EMA weights: the decoder was trained with them.
 
     Args:
         folder: Of a run, which stands for its last checkpoint, or of one of its checkpoints.

@@ -1,4 +1,4 @@
-"""Stop at a signal, all processes after the same update; and one run in a folder at a time."""
+"""Stop at a signal, all processes after the same optimizer step; and one run in a folder at a time."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ _ONE_KEYSTROKE = 1.0  # seconds in which the terminal and the launcher pass on t
 class StopSignal:
     """Notes SIGTERM and SIGINT, and the end of the launcher; a second SIGINT, after a second, stops at once.
 
-    Processes agree without waiting for a device: each update starts a reduction over gloo, read at the next update.
+    Processes agree without waiting for a device: each step starts a reduction over gloo, read at the next step.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class StopSignal:
         self._work: dist.Work | None = None
 
     def agreed(self) -> int:
-        """The signal at which to stop now, or 0. Call it once for each update, in every process."""
+        """The signal at which to stop now, or 0. Call it once for each optimizer step, in every process."""
         if self._launcher is not None and os.getppid() != self._launcher:
             self.received = self.received or signal.SIGTERM
         if self._group is None:

@@ -1,8 +1,8 @@
-"""The training engine: one loop over updates, the same on any number of processes, and exact when resumed.
+"""The training engine: one loop over optimizer steps, the same on any number of processes, and exact when resumed.
 
 Everything random is drawn from (seed, purpose, place): the order of the rows from the epoch, augmentation from (epoch,
-row), mixing and dropout from (update, micro-batch). So a checkpoint holds weights, optimizer, averages and the number
-of updates, and no random state.
+row), mixing and dropout from (step, micro-batch). So a checkpoint holds weights, optimizer, EMA weights and the number
+of optimizer steps, and no random state.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ from ..publishing.save import save_for_timm
 from ..seeds import Stream, seed_all
 from .build import (
     build_ema,
+    build_lr_schedule,
     build_model,
     build_optimizer,
-    build_schedule,
     learning_rate,
     model_args,
     trained_beside,
@@ -42,7 +42,7 @@ from .checkpoint import Checkpoints, check_changes, find, read_progress, write_o
 from .config import TrainConfig
 from .console import done_line, start_lines, wrapped
 from .curves import draw_run
-from .data.batches import make_schedule
+from .data.batches import plan_batches
 from .data.loaders import Loaders
 from .data.splits import load_splits, synthetic_splits
 from .data.transforms import data_config
@@ -58,8 +58,8 @@ class Run:
     """A training run, built from its options, and resumed where they say so.
 
     Attributes:
-        step: Updates done so far.
-        total: Updates of the whole run.
+        step: Optimizer steps done so far.
+        total: Optimizer steps of the whole run.
         best: The best evaluation so far, with its step; empty before the first.
         bins: Of the last evaluation, by confidence; see :func:`alignmix_timm.evaluation.accuracy.reliability`.
 
@@ -90,23 +90,23 @@ class Run:
         )
         self.data = data_config(self.net, config)
         self.splits = splits or synthetic_splits(config, self.data["input_size"])
-        self.schedule = make_schedule(config, self.splits.train, self.accelerator.num_processes, saved)
-        config = replace(config, micro_batch_size=self.schedule.micro_batch, lr=learning_rate(config))
+        self.plan = plan_batches(config, self.splits.train, self.accelerator.num_processes, saved)
+        config = replace(config, micro_batch_size=self.plan.micro_batch, lr=learning_rate(config))
         self.config = config
-        self.total = config.epochs * self.schedule.updates_per_epoch
+        self.total = config.epochs * self.plan.steps_per_epoch
         self.net.to(self.accelerator.device, memory_format=self._memory_format())
         self.ema = build_ema(self.net, config)
         self.metric = "top1" if self.ema is None else "ema_top1"
-        self.mixer = build_mixer(config, self.schedule.updates_per_epoch)
+        self.mixer = build_mixer(config, self.plan.steps_per_epoch)
         with unannounced():
             wrapped = wrap_model(self.net, config, self.data, self.mixer)
         self.hooks = wrapped.hooks
         self.beside = trained_beside(self.net, wrapped)
         optimizer = build_optimizer(self.net, config, self.beside)
-        self.lr_schedule = build_schedule(optimizer, config, self.schedule.updates_per_epoch)
+        self.lr_schedule = build_lr_schedule(optimizer, config, self.plan.steps_per_epoch)
         self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
-        self.loaders = Loaders(config, self.splits, self.data, self.schedule, self.accelerator)
-        self.metrics = Metrics(self.schedule.micro_batch)
+        self.loaders = Loaders(config, self.splits, self.data, self.plan, self.accelerator)
+        self.metrics = Metrics(self.plan.micro_batch)
         self.step, self.best = 0, dict[str, float]()
         self.bins: dict[str, list[float]] = {}
         if start is not None:
@@ -151,10 +151,10 @@ class Run:
                     outlive_launcher()
                 self.journal.say(f"Stopped by signal {number} after step {self.step}, saved: go on with --resume auto.")
                 raise SystemExit(128 + number)
-            self.update(batches)
+            self.train_step(batches)
             self.step += 1
             self.journal.advance()
-            epoch, place = divmod(self.step, self.schedule.updates_per_epoch)
+            epoch, place = divmod(self.step, self.plan.steps_per_epoch)
             ended = place == 0
             evaluated = self.step == self.total or (ended and epoch % self.config.eval_every == 0)
             saved = self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0
@@ -202,7 +202,7 @@ class Run:
         return self.accelerator.reduce(sums, "sum").cpu()
 
     def evaluate_all(self) -> dict[str, float]:
-        """The measurements of the model, and, with the prefix ``ema_``, of its average."""
+        """The measurements of the model, and, with the prefix ``ema_``, of its EMA weights."""
         nets = {"": self.net} if self.ema is None else {"": self.net, "ema_": self.ema.module}
         sums = {prefix: self._scores(net) for prefix, net in nets.items()}
         self.bins = {prefix + name: bins for prefix, one in sums.items() for name, bins in reliability(one).items()}
@@ -215,28 +215,28 @@ class Run:
         self.step, self.best = progress["step"], progress["best"]
         if self.ema is not None:
             if not (folder / "ema.pt").exists():
-                raise ValueError(f"model_ema must be off to go on from {folder}, which holds no average.")
+                raise ValueError(f"model_ema must be off to go on from {folder}, which holds no EMA weights.")
             self.ema.module.load_state_dict(torch.load(folder / "ema.pt", "cpu", weights_only=True))
 
     def start(self) -> None:
-        """Get ready for :meth:`update`.
+        """Get ready for :meth:`train_step`.
 
-        Lets DDP settle the order in which it sums gradients, which it otherwise changes after the first update: a run
+        Lets DDP settle the order in which it sums gradients, which it otherwise changes after the first step: a run
         resumed on three processes or more would add in another order than the run that was killed.
         """
         if self.accelerator.num_processes > 1:
             self.model.eval()
-            images = torch.zeros(self.schedule.micro_batch, *self.data["input_size"], device=self.accelerator.device)
+            images = torch.zeros(self.plan.micro_batch, *self.data["input_size"], device=self.accelerator.device)
             for _ in range(2):
                 self.model(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))[0].backward()
             self.optimizer.zero_grad()
         self.model.train()
 
-    def update(self, batches: Iterator[dict[str, Any]]) -> None:
-        """One update of the weights, from as many micro-batches as fall to this process."""
+    def train_step(self, batches: Iterator[dict[str, Any]]) -> None:
+        """One optimizer step, from as many micro-batches as fall to this process."""
         if self.lr_schedule is not None:
             self.lr_schedule.step_update(self.step)
-        count = self.schedule.micros // self.accelerator.num_processes
+        count = self.plan.micros // self.accelerator.num_processes
         for turn in range(count):
             with self.metrics.waiting():
                 batch = self._to_device(next(batches))
@@ -272,26 +272,26 @@ class Run:
         broken = [name for name, value in record.items() if name.startswith("loss") and not math.isfinite(value)]
         weights = [*self.net.state_dict().values(), *self.beside.values()]
         wrong = torch.stack([~value.isfinite().all() for value in weights]).any().float()
-        if self.accelerator.reduce(wrong, "sum"):  # the losses are those before the last update
+        if self.accelerator.reduce(wrong, "sum"):  # the losses are those before the last step
             broken.append("a weight")
         if broken:
             raise FloatingPointError(
                 f"{' and '.join(broken)} is not finite after step {self.step}. Lower --lr, warm up, clip gradients, "
                 f"or train in bf16; then go on from the last checkpoint, {self.checkpoints.latest() or 'none yet'}."
             )
-        epoch = round(self.step / self.schedule.updates_per_epoch, 4)
+        epoch = round(self.step / self.plan.steps_per_epoch, 4)
         lr = max(group["lr"] for group in self.optimizer.param_groups)
         self.journal.write("train", self.step, {"epoch": epoch, "lr": lr, **record})
 
     def _evaluate_and_save(self) -> dict[str, float]:
         result = self.evaluate_all()
-        self.journal.write("eval", self.step, {"epoch": self.step / self.schedule.updates_per_epoch, **result})
+        self.journal.write("eval", self.step, {"epoch": self.step / self.plan.steps_per_epoch, **result})
         self.journal.keep("reliability", self.step, self.bins)
         improved = result[self.metric] > self.best.get(self.metric, -1.0)
         if improved:
             self.best = {"step": self.step, **result}
         self._save(improved)
-        epoch = self.step // self.schedule.updates_per_epoch
+        epoch = self.step // self.plan.steps_per_epoch
         due = self.config.push_every and epoch % self.config.push_every == 0 and self.step < self.total
         if self.uploads is not None and due:
             self.uploads.export(self.step, lambda folder: self._save_model(folder, self.step, result))
@@ -302,7 +302,7 @@ class Run:
         self.metrics.restart_clock()
 
     def _write_more(self, folder: Path) -> None:
-        write_progress(folder, self.config, self.schedule, self.step, self.best)
+        write_progress(folder, self.config, self.plan, self.step, self.best)
         if self.ema is not None:
             torch.save(self.ema.module.state_dict(), folder / "ema.pt")
 
@@ -312,7 +312,7 @@ class Run:
         plain = (int, float, str, bool)
         options = {name: value if isinstance(value, plain) else str(value) for name, value in asdict(config).items()}
         self.accelerator.init_trackers(config.project, config=options)
-        for line in start_lines(config, self.splits, self.schedule, self.step, self.accelerator):
+        for line in start_lines(config, self.splits, self.plan, self.step, self.accelerator):
             self.journal.say(line)
         if self.mixer.mixes_inside:
             self.journal.say(wrapped(f"AlignMix mixes {self.hooks.point}."))
@@ -337,7 +337,7 @@ class Run:
             updates=updates,
             step=self.step,
             best_by=self.metric if best else None,
-            rows=self.schedule.rows,
+            rows=self.plan.rows,
             split=self.splits.split,
             held_out=self.splits.held_out,
             mixing=str(self.hooks.point),

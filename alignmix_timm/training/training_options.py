@@ -27,7 +27,7 @@ class OptimizationOptions(OptionGroup):
     momentum: float = option(0.9, "momentum", role="optimizer")
     layer_decay: float | None = option(None, "learning rate decay from layer to layer", role="optimizer")
     sched: Literal["cosine", "step", "multistep", "poly", "tanh", "none"] = option(
-        "cosine", "timm's schedule; none: constant, without warm-up"
+        "cosine", "timm's learning-rate schedule; none: constant, without warm-up"
     )
     warmup_epochs: int = option(0, "epochs of linear warm-up")
     warmup_lr: float = option(1e-5, "learning rate at the start of the warm-up")

@@ -1,17 +1,17 @@
-"""How the rows of a run are dealt to updates and micro-batches."""
+"""How the rows of a run are dealt to optimizer steps and micro-batches."""
 
 from typing import Any, NamedTuple
 
 from ..config import TrainConfig
 
 
-class Schedule(NamedTuple):
-    """The identity of a run: two runs of one schedule see the same micro-batches, whatever the number of processes.
+class BatchPlan(NamedTuple):
+    """The identity of a run: two runs of one plan see the same micro-batches, whatever the number of processes.
 
     Attributes:
         rows: Rows of an epoch.
         micro_batch: Images of a forward pass.
-        micros: Micro-batches of an update, over all processes.
+        micros: Micro-batches of an optimizer step, over all processes.
         seed: Seed of the run.
     """
 
@@ -22,23 +22,23 @@ class Schedule(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """Images of an update."""
+        """Images of an optimizer step."""
         return self.micro_batch * self.micros
 
     @property
-    def updates_per_epoch(self) -> int:
-        """Updates of an epoch; its last, incomplete batch is dropped."""
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch; its last, incomplete batch is dropped."""
         return self.rows // self.batch
 
 
-def make_schedule(config: TrainConfig, train: Any, processes: int, saved: Schedule | None) -> Schedule:
-    """The schedule of the options; of a resumed run, the one that it had.
+def plan_batches(config: TrainConfig, train: Any, processes: int, saved: BatchPlan | None) -> BatchPlan:
+    """The batch plan of the options; of a resumed run, the one that it had.
 
     Raises:
-        ValueError: batches do not divide; the data are fewer than a batch; the run had another schedule.
+        ValueError: batches do not divide; the data are fewer than a batch; the run had another plan.
     """
     if config.eval_only:  # only the size of its forward passes matters
-        return Schedule(config.batch_size, config.micro_batch_size or config.batch_size, 1, config.seed)
+        return BatchPlan(config.batch_size, config.micro_batch_size or config.batch_size, 1, config.seed)
     rows = len(train) if not config.streaming else config.train_samples or _streamed_rows(config, train)
     if saved is not None:
         micro_batch = config.micro_batch_size or saved.micro_batch
@@ -56,10 +56,10 @@ def make_schedule(config: TrainConfig, train: Any, processes: int, saved: Schedu
         )
     if micro_batch == 1 and set(config.mixers) != {"none"} and config.mix_prob > 0:
         raise ValueError("micro_batch_size must be >= 2 to mix, which happens within a forward pass, got 1.")
-    schedule = Schedule(rows, micro_batch, config.batch_size // micro_batch, config.seed)
-    if not schedule.updates_per_epoch:
+    plan = BatchPlan(rows, micro_batch, config.batch_size // micro_batch, config.seed)
+    if not plan.steps_per_epoch:
         raise ValueError(f"batch_size must be at most the training rows, got {config.batch_size} of {rows} rows.")
-    return schedule
+    return plan
 
 
 def _streamed_rows(config: TrainConfig, train: Any) -> int:

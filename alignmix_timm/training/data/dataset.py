@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from ...seeds import Stream, generator, seed_all
-from .batches import Schedule
+from .batches import BatchPlan
 from .decoding import read_image
 
 Transform = Callable[[Image.Image], Tensor]
@@ -25,20 +25,20 @@ class Key(NamedTuple):
 
 
 class StepSampler(Sampler[list[Key]]):
-    """The micro-batches of one process, from one update of the run to another.
+    """The micro-batches of one process, from one optimizer step of the run to another.
 
-    Update s takes micro-batches g = 0, 1, ..., micros - 1 of its global batch; the process takes g = rank,
-    rank + processes, ... To resume is to start at the saved update.
+    Step s takes micro-batches g = 0, 1, ..., micros - 1 of its global batch; the process takes g = rank,
+    rank + processes, ... To resume is to start at the saved step.
     """
 
-    def __init__(self, schedule: Schedule, start: int, stop: int, rank: int = 0, processes: int = 1) -> None:
-        self.schedule, self.start, self.stop, self.rank, self.processes = schedule, start, stop, rank, processes
+    def __init__(self, plan: BatchPlan, start: int, stop: int, rank: int = 0, processes: int = 1) -> None:
+        self.plan, self.start, self.stop, self.rank, self.processes = plan, start, stop, rank, processes
 
     def __iter__(self) -> Iterator[list[Key]]:
-        rows, micro_batch, micros, seed = self.schedule
+        rows, micro_batch, micros, seed = self.plan
         order, ordered = None, -1
-        for update in range(self.start, self.stop):
-            epoch, place = divmod(update, self.schedule.updates_per_epoch)
+        for step in range(self.start, self.stop):
+            epoch, place = divmod(step, self.plan.steps_per_epoch)
             if epoch != ordered:
                 order, ordered = generator(seed, Stream.ORDER, epoch).permutation(rows), epoch
             for micro in range(self.rank, micros, self.processes):
@@ -47,7 +47,7 @@ class StepSampler(Sampler[list[Key]]):
                 yield [Key(epoch, int(row)) for row in order[first : first + micro_batch]]
 
     def __len__(self) -> int:
-        return (self.stop - self.start) * (self.schedule.micros // self.processes)
+        return (self.stop - self.start) * (self.plan.micros // self.processes)
 
 
 class Rows(Dataset):
@@ -99,7 +99,7 @@ class StreamedRows(IterableDataset):
 
     Each pass yields every row once in one process and worker. Rows are shuffled anew in each, within a buffer; a
     process or worker with fewer rows starts its next pass earlier. The order depends on their number, and a run resumed
-    at update ``start`` begins a pass of its own: only map-style datasets promise more.
+    at step ``start`` begins a pass of its own: only map-style datasets promise more.
     """
 
     def __init__(

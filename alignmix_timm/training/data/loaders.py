@@ -1,4 +1,4 @@
-"""The batches of a run: for training from any update on, and for evaluation."""
+"""The batches of a run: for training from any step on, and for evaluation."""
 
 import os
 import warnings
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from ...seeds import Stream, generator
 from ..config import TrainConfig
-from .batches import Schedule
+from .batches import BatchPlan
 from .dataset import Key, Rows, StepSampler, StreamedRows, collate, leave_group
 from .splits import Splits
 from .transforms import eval_transform, train_transform
@@ -30,9 +30,9 @@ class Loaders:
     """Makes the loaders of one process. Nothing is sharded by Accelerate: each process takes its own rows."""
 
     def __init__(
-        self, config: TrainConfig, splits: Splits, data: dict[str, Any], schedule: Schedule, accelerator: Accelerator
+        self, config: TrainConfig, splits: Splits, data: dict[str, Any], plan: BatchPlan, accelerator: Accelerator
     ) -> None:
-        self.config, self.schedule = config, schedule
+        self.config, self.plan = config, plan
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
         default = _STREAM_WORKERS if config.streaming else share_of_cores(self.processes)
         self.workers = default if config.workers is None else config.workers
@@ -45,16 +45,16 @@ class Loaders:
         self.pinned = accelerator.device.type == "cuda"
 
     def train(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
-        """The micro-batches of this process, from one update to another."""
+        """The micro-batches of this process, from one optimizer step to another."""
         if self.stream is not None:
             return iter(self._streamed(start))
-        sampler = StepSampler(self.schedule, start, stop, self.rank, self.processes)
+        sampler = StepSampler(self.plan, start, stop, self.rank, self.processes)
         return iter(self._loader(self.rows, self.workers, batch_sampler=sampler))
 
     def evaluation(self) -> DataLoader:
         """Every row of the evaluation split in one process and once, in batches of the micro-batch size."""
         keys = [Key(0, row) for row in range(self.rank, len(self.test), self.processes)]
-        return self._loader(self.test, self.workers, batch_size=self.schedule.micro_batch, sampler=keys)
+        return self._loader(self.test, self.workers, batch_size=self.plan.micro_batch, sampler=keys)
 
     def _streamed(self, start: int) -> DataLoader:
         assert self.stream is not None
@@ -74,7 +74,7 @@ class Loaders:
             )
         rows = StreamedRows(stream, self.rows, self.rank, self.processes, start=start)
         workers = min(self.workers, per_process)
-        return self._loader(rows, workers, batch_size=self.schedule.micro_batch, drop_last=True)
+        return self._loader(rows, workers, batch_size=self.plan.micro_batch, drop_last=True)
 
     def _loader(self, rows: Any, workers: int, **options: Any) -> DataLoader:
         return DataLoader(

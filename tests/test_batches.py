@@ -1,4 +1,4 @@
-"""Which rows each update sees, on any number of processes and workers."""
+"""Which rows each optimizer step sees, on any number of processes and workers."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.data.batches import Schedule, make_schedule
+from alignmix_timm.training.data.batches import BatchPlan, plan_batches
 from alignmix_timm.training.data.dataset import Key, Rows, StepSampler, StreamedRows, collate
 
-SCHEDULE = Schedule(rows=103, micro_batch=4, micros=4, seed=3)  # 6 updates an epoch, 7 rows over
+PLAN = BatchPlan(rows=103, micro_batch=4, micros=4, seed=3)  # 6 steps an epoch, 7 rows over
 
 
 def global_order(processes: int, start: int = 0, stop: int = 15) -> list[list[Key]]:
     """Micro-batches in the order of the run, put together from those of each process."""
-    shares = [list(StepSampler(SCHEDULE, start, stop, rank, processes)) for rank in range(processes)]
+    shares = [list(StepSampler(PLAN, start, stop, rank, processes)) for rank in range(processes)]
     return [micro for turn in zip(*shares, strict=True) for micro in turn]
 
 
@@ -40,7 +40,7 @@ def test_an_epoch_sees_each_row_once_and_another_order_follows() -> None:
 
 
 def test_orders_are_uniform() -> None:
-    firsts = np.array([next(iter(StepSampler(Schedule(5, 1, 1, seed), 0, 1)))[0].row for seed in range(2000)])
+    firsts = np.array([next(iter(StepSampler(BatchPlan(5, 1, 1, seed), 0, 1)))[0].row for seed in range(2000)])
     counts = np.bincount(firsts, minlength=5)
     assert ((counts - 400) ** 2 / 400).sum() < 18.5  # chi-square, 4 degrees of freedom, p = 0.001
 
@@ -64,7 +64,7 @@ def test_augmentation_does_not_depend_on_workers_or_processes(rows: Any, workers
         loaders = [
             DataLoader(
                 examples,
-                batch_sampler=StepSampler(SCHEDULE, 0, 8, rank, processes),
+                batch_sampler=StepSampler(PLAN, 0, 8, rank, processes),
                 num_workers=workers,
                 collate_fn=collate,
             )
@@ -112,20 +112,22 @@ def test_streams_go_on_in_another_order(rows: Any) -> None:
         (dict(batch_size=8, micro_batch_size=3), 1, None, "batch_size must be a multiple"),
         (dict(batch_size=64), 1, None, "batch_size must be at most the training rows, got 64 of 50 rows"),
         (dict(batch_size=8, micro_batch_size=1), 1, None, "micro_batch_size must be >= 2 to mix"),
-        (dict(batch_size=8, micro_batch_size=4), 1, Schedule(50, 8, 1, 0), "can only be resumed as it was begun"),
-        (dict(batch_size=8), 1, Schedule(49, 8, 1, 0), "can only be resumed as it was begun"),
-        (dict(batch_size=8, seed=1), 1, Schedule(50, 8, 1, 0), "can only be resumed as it was begun"),
+        (dict(batch_size=8, micro_batch_size=4), 1, BatchPlan(50, 8, 1, 0), "can only be resumed as it was begun"),
+        (dict(batch_size=8), 1, BatchPlan(49, 8, 1, 0), "can only be resumed as it was begun"),
+        (dict(batch_size=8, seed=1), 1, BatchPlan(50, 8, 1, 0), "can only be resumed as it was begun"),
     ],
 )
-def test_wrong_batches_are_named(options: dict[str, Any], processes: int, saved: Schedule | None, message: str) -> None:
+def test_wrong_batches_are_named(
+    options: dict[str, Any], processes: int, saved: BatchPlan | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        make_schedule(TrainConfig(data="a", **options), range(50), processes, saved)
+        plan_batches(TrainConfig(data="a", **options), range(50), processes, saved)
 
 
 def test_a_resumed_run_takes_its_own_micro_batches() -> None:
-    begun = make_schedule(TrainConfig(data="a", batch_size=8), range(50), 2, None)
+    begun = plan_batches(TrainConfig(data="a", batch_size=8), range(50), 2, None)
     assert (begun.micro_batch, begun.micros) == (4, 2)
-    assert make_schedule(TrainConfig(data="a", batch_size=8), range(50), 1, begun) == begun
+    assert plan_batches(TrainConfig(data="a", batch_size=8), range(50), 1, begun) == begun
 
 
 def test_broken_images_of_a_stream_are_reported(rows: Any) -> None:
@@ -142,4 +144,4 @@ def test_streams_without_a_size_need_one() -> None:
     stream = datasets.IterableDataset.from_generator(lambda: iter([{"label": 1}]))
     config = TrainConfig(data="a", streaming=True, batch_size=8)
     with pytest.raises(ValueError, match="does not say how many rows it has: pass --train-samples"):
-        make_schedule(config, stream, 1, None)
+        plan_batches(config, stream, 1, None)
