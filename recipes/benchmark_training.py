@@ -27,7 +27,8 @@ from alignmix_timm import MODES
 from alignmix_timm.mixers import Mixer
 from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.mixing import build_mixer
-from alignmix_timm.training.trainer import Run
+from alignmix_timm.training.run import Run
+from alignmix_timm.training.trainer import Trainer
 
 
 def main() -> None:
@@ -61,13 +62,14 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
         compile=args.compile,
     )
     engine = Run(config)
-    engine.start()
+    trainer = Trainer(engine)
+    trainer.start()
     batches = engine.loaders.train(0, engine.total)
     step_of_timm = timm_loop(config, engine)
     variants: dict[str, tuple[Mixer, Callable[[], None]]] = {"timm": (engine.mixer, lambda: next(step_of_timm))}
     for mode in ("none", *MODES):
         options = dict(mixers=["none"]) if mode == "none" else dict(mixers=["alignmix"], modes=[mode])
-        variants[mode] = build_mixer(replace(config, **options)), lambda: engine.train_step(batches)
+        variants[mode] = build_mixer(replace(config, **options)), lambda: trainer.train_step(batches)
     times: dict[str, list[float]] = {name: [] for name in variants}
     for block in range(args.blocks + 1):
         for name, (engine.mixer, step) in variants.items():

@@ -24,10 +24,11 @@ from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.data.dataset import Key, Rows, collate
 from alignmix_timm.training.data.splits import load_splits
 from alignmix_timm.training.data.transforms import data_config, eval_transform
+from alignmix_timm.training.evaluator import Evaluator
 from alignmix_timm.training.journal import read_journal
 from alignmix_timm.training.main import run
-from alignmix_timm.training.mixing import Mixing
-from alignmix_timm.training.trainer import Run
+from alignmix_timm.training.mixing import build_mixer
+from alignmix_timm.training.run import Run
 
 SMALL: dict[str, Any] = dict(model="test_resnet", img_size=32, batch_size=32, epochs=1, workers=0, log_every=1, lr=0.05)
 
@@ -156,7 +157,7 @@ def test_a_run_says_once_where_it_mixes_and_nothing_if_it_does_not(
         {"mix_off_epoch": 0},
         {"modes": ["input"]},
     ]
-    assert not any(Mixing(config(data, tmp_path, **options), 5, 10).within for options in never)
+    assert not any(build_mixer(config(data, tmp_path, **options), 5).mixes_inside for options in never)
 
 
 def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
@@ -189,8 +190,9 @@ def test_learning_rates_and_steps_do_not_depend_on_processes_or_accumulation(dat
     assert len(curves[0]) == 3 * (160 // 64)
     assert max(rate for _, rate in curves[0]) == 0.2 * 64 / 256
     check_bins(tmp_path / "two")
-    alone = Run(config(data, tmp_path / "alone", lr=None, model_ema=True, eval_only=str(tmp_path / "two"), **options))
-    measured, bins = alone.evaluate_all(), records(tmp_path / "two", "reliability")[-1]
+    again = config(data, tmp_path / "alone", lr=None, model_ema=True, eval_only=str(tmp_path / "two"), **options)
+    alone = Evaluator(Run(again))
+    measured, bins = alone.all(), records(tmp_path / "two", "reliability")[-1]
     assert records(tmp_path / "two", "eval")[-1] == pytest.approx({**measured, "kind": "eval", "step": 6, "epoch": 3.0})
     assert all(bins[name] == pytest.approx(value, abs=1e-4) for name, value in alone.bins.items())
     assert alone.bins.keys() == bins.keys() - {"kind", "step"}
@@ -415,10 +417,11 @@ def test_dry_run_of_every_config(path: Path, tmp_path: Path) -> None:
 
 def test_evaluation_counts_each_row_once_and_leaves_training_as_it_was(data: str, tmp_path: Path) -> None:
     trained = Run(config(data, tmp_path, batch_size=16))
-    result = trained.evaluate_all()
+    evaluator = Evaluator(trained)
+    result = evaluator.all()
     assert result["rows"] == 61
     assert trained.model.training
-    assert result == trained.evaluate_all()
+    assert result == evaluator.all()
 
 
 def test_trackers_get_the_metrics(data: str, tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from ..publishing.save import load_for_timm
 from .build import check_names
 from .config import TrainConfig, parse_config
 from .errors import told_in_a_sentence
+from .evaluator import Evaluator
+from .run import Run
 from .signals import locked
-from .trainer import Run
+from .trainer import Trainer
 
 
 def main(
@@ -47,7 +49,7 @@ def run(config: TrainConfig) -> dict[str, float]:
     """Train, evaluate, or both for a moment, as the options say; return the last evaluation.
 
     Raises:
-        ValueError, FloatingPointError, OSError, SystemExit: see :class:`alignmix_timm.training.trainer.Run`.
+        ValueError, FloatingPointError, OSError, SystemExit: see :class:`Run` and :meth:`Trainer.fit`.
     """
     config.check()
     check_names(config)  # before the data are loaded, which may take hours
@@ -56,12 +58,12 @@ def run(config: TrainConfig) -> dict[str, float]:
     if config.eval_only:
         return _evaluate_only(config)
     with locked(Path(config.output)):
-        return Run(config).fit()
+        return Trainer(Run(config)).fit()
 
 
 def _evaluate_only(config: TrainConfig) -> dict[str, float]:
     loaded = Run(config)
-    result = loaded.evaluate_all()
+    result = Evaluator(loaded).all()
     if loaded.accelerator.is_main_process:
         print(json.dumps({"checkpoint": config.eval_only, "step": loaded.step, **result}))
     return result
@@ -94,13 +96,14 @@ def _dry_run(config: TrainConfig) -> dict[str, float]:
         shutil.rmtree(folder, ignore_errors=True)
     with locked(folder):
         trained = Run(config)
-        trained.fit()
-        before = trained.evaluate(trained.net)
+        trainer = Trainer(trained)
+        trainer.fit()
+        before = trainer.evaluator.one(trained.net)
         with torch.no_grad():
             for parameter in trained.net.parameters():
                 parameter.zero_()
         trained.load(folder / "last")
-        after = trained.evaluate(trained.net)
+        after = trainer.evaluator.one(trained.net)
     if before != after:
         raise ValueError(f"the checkpoint evaluates to {after}, the model it was saved from to {before}.")
     load_for_timm(folder / "model")

@@ -21,14 +21,11 @@ class Metrics:
 
     Args:
         micro_batch: Images of a forward pass.
-
-    Attributes:
-        corrupt: Rows of images that could not be read.
+        corrupt: Rows of images that could not be read, to be reported.
     """
 
-    def __init__(self, micro_batch: int) -> None:
-        self.micro_batch = micro_batch
-        self.corrupt: set[int] = set()
+    def __init__(self, micro_batch: int, corrupt: set[int]) -> None:
+        self.micro_batch, self.corrupt = micro_batch, corrupt
         self._sums: dict[str, Tensor] = {}
         self.restart_clock()
 

@@ -8,111 +8,41 @@ of optimizer steps, and no random state.
 import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, send_to_device
 from timm.models import model_parameters
-from timm.utils import dispatch_clip_grad, distribute_bn
-from torch import Tensor, nn
+from timm.utils import dispatch_clip_grad
+from torch import Tensor
 
-from ..evaluation.accuracy import no_scores, reliability, scores, summary
 from ..params import Place
-from ..points import unannounced
 from ..points.effect import alignment_effect
-from ..publishing.push import Uploads
-from ..publishing.save import save_for_timm
 from ..seeds import Stream, seed_all
-from .build import (
-    build_ema,
-    build_lr_schedule,
-    build_model,
-    build_optimizer,
-    learning_rate,
-    model_args,
-    trained_beside,
-    without_weights,
-    wrap_model,
-)
-from .checkpoint import Checkpoints, check_changes, find, read_progress, write_options, write_progress
-from .config import TrainConfig
-from .console import done_line, start_lines, wrapped
-from .curves import draw_run
-from .data.batches import plan_batches
-from .data.loaders import Loaders
-from .data.splits import load_splits, synthetic_splits
-from .data.transforms import data_config
+from .checkpoint import write_options
+from .console import start_lines, wrapped
 from .errors import outlive_launcher
-from .journal import Journal, check_trackers
+from .evaluator import Evaluator
+from .export import Export
+from .journal import Journal
 from .meters import Metrics
-from .mixing import build_mixer, mixed_accuracy
-from .provenance import exported_step, of_run
+from .mixing import mixed_accuracy
+from .run import Run
 from .signals import StopSignal
 
 
-class Run:
-    """A training run, built from its options, and resumed where they say so.
+class Trainer:
+    """Trains a run to its end.
 
     Attributes:
-        step: Optimizer steps done so far.
-        total: Optimizer steps of the whole run.
-        best: The best evaluation so far, with its step; empty before the first.
-        bins: Of the last evaluation, by confidence; see :func:`alignmix_timm.evaluation.accuracy.reliability`.
-
-    Raises:
-        ValueError: options, data, model and checkpoint do not go together.
+        run: What is trained.
+        evaluator: Measures it.
     """
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.folder = Path(config.output)
-        decodes = config.method != "alignmix"  # then each mode leaves a part of the model out
-        self.accelerator = Accelerator(
-            mixed_precision=config.mixed_precision,
-            log_with=config.trackers or None,
-            project_dir=config.output,
-            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=decodes)],
-        )
-        self.checkpoints = Checkpoints(self.folder, config.keep_checkpoints)
-        check_trackers(config)
-        start = find(config.eval_only) if config.eval_only else self.checkpoints.choose(config.resume)
-        saved = None if start is None else read_progress(start)["schedule"]
-        if start is not None:
-            check_changes(config, start)
-        splits = None if config.dry_run else load_splits(config)
-        seed_all(config.seed, Stream.INIT)
-        self.net = build_model(
-            config if start is None else without_weights(config),
-            len(splits.names) if splits else config.num_classes or 10,
-        )
-        self.data = data_config(self.net, config)
-        self.splits = splits or synthetic_splits(config, self.data["input_size"])
-        self.plan = plan_batches(config, self.splits.train, self.accelerator.num_processes, saved)
-        config = replace(config, micro_batch_size=self.plan.micro_batch, lr=learning_rate(config))
-        self.config = config
-        self.total = config.epochs * self.plan.steps_per_epoch
-        self.net.to(self.accelerator.device, memory_format=self._memory_format())
-        self.ema = build_ema(self.net, config)
-        self.metric = "top1" if self.ema is None else "ema_top1"
-        self.mixer = build_mixer(config, self.plan.steps_per_epoch)
-        with unannounced():
-            wrapped = wrap_model(self.net, config, self.data, self.mixer)
-        self.hooks = wrapped.hooks
-        self.beside = trained_beside(self.net, wrapped)
-        optimizer = build_optimizer(self.net, config, self.beside)
-        self.lr_schedule = build_lr_schedule(optimizer, config, self.plan.steps_per_epoch)
-        self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
-        self.loaders = Loaders(config, self.splits, self.data, self.plan, self.accelerator)
-        self.metrics = Metrics(self.plan.micro_batch)
-        self.step, self.best = 0, dict[str, float]()
-        self.bins: dict[str, list[float]] = {}
-        if start is not None:
-            self.load(start)
-            if not config.eval_only and not self.checkpoints.hold_best(self.best, self.accelerator):
-                self.best = {}
+    def __init__(self, run: Run) -> None:
+        self.run, self.evaluator = run, Evaluator(run)
+        self.metrics = Metrics(run.plan.micro_batch, run.corrupt)
 
     def fit(self) -> dict[str, float]:
         """Train to the end, or to a signal; return the last evaluation.
@@ -121,102 +51,24 @@ class Run:
             FloatingPointError: the loss is not finite; raised before the next checkpoint is written.
             SystemExit: 128 + the number of the signal at which the run was stopped, after saving.
         """
-        finished = self.step >= self.total
-        if finished and self.best and exported_step(self.folder / "model") == self.best["step"]:
-            self.accelerator.print(f"The run in {self.folder} is finished: nothing to do.\n{self._done()}")
-            result = self.evaluate_all()
-            self._publish(self._uploads(self.accelerator.print))
+        run = self.run
+        finished = run.step >= run.total
+        if finished and (export := Export(run, run.accelerator.print)).done:
+            run.accelerator.print(f"The run in {run.folder} is finished: nothing to do.")
+            export.say_done()
+            result = self.evaluator.all()
+            export.publish()
             return result
-        self.journal = Journal(self.folder, self.accelerator, self.total, self.step)
-        self.uploads = self._uploads(self.journal.say)
+        self.journal = Journal(run.folder, run.accelerator, run.total, run.step)
+        self.export = Export(run, self.journal.say)
         stop = StopSignal()
         try:
-            result = self.evaluate_all() if finished else self._train(stop)
+            result = self.evaluator.all() if finished else self._train(stop)
             self._finish(result)
         finally:
             stop.close()
             self.journal.close()
         return result
-
-    def _train(self, stop: StopSignal) -> dict[str, float]:
-        self.start()
-        self._describe()
-        self.metrics.restart_clock()
-        batches, result = self.loaders.train(self.step, self.total), dict[str, float]()
-        while self.step < self.total:
-            if number := stop.agreed():
-                self._log()
-                self._save()
-                if number == signal.SIGINT:
-                    outlive_launcher()
-                self.journal.say(f"Stopped by signal {number} after step {self.step}, saved: go on with --resume auto.")
-                raise SystemExit(128 + number)
-            self.train_step(batches)
-            self.step += 1
-            self.journal.advance()
-            epoch, place = divmod(self.step, self.plan.steps_per_epoch)
-            ended = place == 0
-            evaluated = self.step == self.total or (ended and epoch % self.config.eval_every == 0)
-            saved = self.config.checkpoint_every and self.step % self.config.checkpoint_every == 0
-            if ended or saved or self.step % self.config.log_every == 0:
-                self._log()
-            if evaluated:
-                result = self._evaluate_and_save()
-            elif saved:
-                self._save()
-            if ended:
-                self.journal.end_epoch(epoch, self.config, result if evaluated else {}, self.best)
-        self.hooks.check()
-        return result
-
-    def _uploads(self, say: Callable[[str], None]) -> Uploads | None:
-        """In the main process, where the run is to be published."""
-        if self.config.push_to_hub is None or not self.accelerator.is_main_process:
-            return None
-        return Uploads(self.folder, self.config.push_to_hub, self.config.hub_private, say)
-
-    def _publish(self, uploads: Uploads | None) -> None:
-        """Upload the model at the end of the run."""
-        if uploads is not None:
-            uploads.start(self.folder / "model")
-            uploads.wait()
-
-    def evaluate(self, net: nn.Module) -> dict[str, float]:
-        """Measure on every row of the evaluation split exactly once, whatever the number of processes."""
-        return summary(self._scores(net))
-
-    def _scores(self, net: nn.Module) -> Tensor:
-        """Sums over the evaluation split and all processes."""
-        if self.accelerator.num_processes > 1:
-            distribute_bn(net, self.accelerator.num_processes)  # batch-norm statistics of the main process, as saved
-        self.model.eval()
-        net.eval()
-        sums = no_scores().to(self.accelerator.device)
-        with torch.no_grad(), self.accelerator.autocast():
-            for batch in self.loaders.evaluation():
-                self.metrics.corrupt.update(batch["corrupt"])
-                if "pixel_values" in batch:
-                    batch = self._to_device(batch)
-                    sums = sums + scores(net(batch["pixel_values"]), batch["labels"])
-        self.model.train()
-        return self.accelerator.reduce(sums, "sum").cpu()
-
-    def evaluate_all(self) -> dict[str, float]:
-        """The measurements of the model, and, with the prefix ``ema_``, of its EMA weights."""
-        nets = {"": self.net} if self.ema is None else {"": self.net, "ema_": self.ema.module}
-        sums = {prefix: self._scores(net) for prefix, net in nets.items()}
-        self.bins = {prefix + name: bins for prefix, one in sums.items() for name, bins in reliability(one).items()}
-        return {prefix + name: value for prefix, one in sums.items() for name, value in summary(one).items()}
-
-    def load(self, folder: Path) -> None:
-        """Continue from a checkpoint."""
-        self.accelerator.load_state(str(folder))
-        progress = read_progress(folder)
-        self.step, self.best = progress["step"], progress["best"]
-        if self.ema is not None:
-            if not (folder / "ema.pt").exists():
-                raise ValueError(f"model_ema must be off to go on from {folder}, which holds no EMA weights.")
-            self.ema.module.load_state_dict(torch.load(folder / "ema.pt", "cpu", weights_only=True))
 
     def start(self) -> None:
         """Get ready for :meth:`train_step`.
@@ -224,149 +76,149 @@ class Run:
         Lets DDP settle the order in which it sums gradients, which it otherwise changes after the first step: a run
         resumed on three processes or more would add in another order than the run that was killed.
         """
-        if self.accelerator.num_processes > 1:
-            self.model.eval()
-            images = torch.zeros(self.plan.micro_batch, *self.data["input_size"], device=self.accelerator.device)
+        run = self.run
+        if run.accelerator.num_processes > 1:
+            run.model.eval()
+            images = torch.zeros(run.plan.micro_batch, *run.data["input_size"], device=run.accelerator.device)
             for _ in range(2):
-                self.model(images, torch.zeros(len(images), dtype=torch.int64, device=images.device))[0].backward()
-            self.optimizer.zero_grad()
-        self.model.train()
+                run.model(images, torch.zeros(len(images), dtype=torch.int64, device=images.device)).loss.backward()
+            run.optimizer.zero_grad()
+        run.model.train()
 
     def train_step(self, batches: Iterator[dict[str, Any]]) -> None:
         """One optimizer step, from as many micro-batches as fall to this process."""
-        if self.lr_schedule is not None:
-            self.lr_schedule.step_update(self.step)
-        count = self.plan.micros // self.accelerator.num_processes
+        run, accelerator = self.run, self.run.accelerator
+        if run.lr_schedule is not None:
+            run.lr_schedule.step_update(run.step)
+        count = run.plan.micros // accelerator.num_processes
         for turn in range(count):
             with self.metrics.waiting():
-                batch = self._to_device(next(batches))
-            self.metrics.corrupt.update(batch["corrupt"])
+                batch = run.to_device(next(batches))
+            run.corrupt.update(batch["corrupt"])
             last = turn == count - 1
-            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self._forward(batch, turn * self.accelerator.num_processes + self.accelerator.process_index)
-                self.accelerator.backward(loss / count)
-        if self.config.clip_grad is not None:
-            self.accelerator.unscale_gradients()
-            parameters = model_parameters(self.net, exclude_head=self.config.clip_mode == "agc")
-            dispatch_clip_grad([*parameters, *self.beside.values()], self.config.clip_grad, self.config.clip_mode)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update(self.net, self.step + 1)
+            with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
+                loss = self._forward(batch, turn * accelerator.num_processes + accelerator.process_index)
+                accelerator.backward(loss / count)
+        if run.config.clip_grad is not None:
+            accelerator.unscale_gradients()
+            parameters = model_parameters(run.net, exclude_head=run.config.clip_mode == "agc")
+            dispatch_clip_grad([*parameters, *run.beside.values()], run.config.clip_grad, run.config.clip_mode)
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+        if run.ema is not None:
+            run.ema.update(run.net, run.step + 1)
 
     def _forward(self, batch: dict[str, Any], micro: int) -> Tensor:
         """The loss of one micro-batch, mixed as drawn for its place in the run."""
-        params = self.mixer.draw(len(batch["labels"]), Place(self.config.seed, self.step, micro))
-        seed_all(self.config.seed, Stream.NETWORK, self.step, micro)
-        output = self.model(batch["pixel_values"], batch["labels"], params)
+        run = self.run
+        params = run.mixer.draw(len(batch["labels"]), Place(run.config.seed, run.step, micro))
+        seed_all(run.config.seed, Stream.NETWORK, run.step, micro)
+        output = run.model(batch["pixel_values"], batch["labels"], params)
         classified = output.logits is not None
-        accuracy = mixed_accuracy(output.logits, output.targets, self.config.smoothing) if classified else None
-        self.metrics.add(params.label, output.loss, accuracy, self.hooks.transport)
+        accuracy = mixed_accuracy(output.logits, output.targets, run.config.smoothing) if classified else None
+        self.metrics.add(params.label, output.loss, accuracy, run.hooks.transport)
         return output.loss
 
-    def _log(self) -> None:
-        """Write the means since the last line; stop a run that is broken, before it can be saved."""
-        record = self.metrics.take(self.accelerator)
-        if not record:
-            return
-        broken = [name for name, value in record.items() if name.startswith("loss") and not math.isfinite(value)]
-        weights = [*self.net.state_dict().values(), *self.beside.values()]
-        wrong = torch.stack([~value.isfinite().all() for value in weights]).any().float()
-        if self.accelerator.reduce(wrong, "sum"):  # the losses are those before the last step
-            broken.append("a weight")
-        if broken:
-            raise FloatingPointError(
-                f"{' and '.join(broken)} is not finite after step {self.step}. Lower --lr, warm up, clip gradients, "
-                f"or train in bf16; then go on from the last checkpoint, {self.checkpoints.latest() or 'none yet'}."
-            )
-        epoch = round(self.step / self.plan.steps_per_epoch, 4)
-        lr = max(group["lr"] for group in self.optimizer.param_groups)
-        self.journal.write("train", self.step, {"epoch": epoch, "lr": lr, **record})
-
-    def _evaluate_and_save(self) -> dict[str, float]:
-        result = self.evaluate_all()
-        self.journal.write("eval", self.step, {"epoch": self.step / self.plan.steps_per_epoch, **result})
-        self.journal.keep("reliability", self.step, self.bins)
-        improved = result[self.metric] > self.best.get(self.metric, -1.0)
-        if improved:
-            self.best = {"step": self.step, **result}
-        self._save(improved)
-        epoch = self.step // self.plan.steps_per_epoch
-        due = self.config.push_every and epoch % self.config.push_every == 0 and self.step < self.total
-        if self.uploads is not None and due:
-            self.uploads.export(self.step, lambda folder: self._save_model(folder, self.step, result))
+    def _train(self, stop: StopSignal) -> dict[str, float]:
+        run, config = self.run, self.run.config
+        self.start()
+        self._describe()
+        self.metrics.restart_clock()
+        batches, result = run.loaders.train(run.step, run.total), dict[str, float]()
+        while run.step < run.total:
+            if number := stop.agreed():
+                self._stop(number)
+            self.train_step(batches)
+            run.step += 1
+            self.journal.advance()
+            epoch, place = divmod(run.step, run.plan.steps_per_epoch)
+            ended = place == 0
+            evaluated = run.step == run.total or (ended and epoch % config.eval_every == 0)
+            saved = config.checkpoint_every and run.step % config.checkpoint_every == 0
+            if ended or saved or run.step % config.log_every == 0:
+                self._log()
+            if evaluated:
+                result = self._evaluate_and_save()
+            elif saved:
+                self._save()
+            if ended:
+                self.journal.end_epoch(epoch, config, result if evaluated else {}, run.best)
+        run.hooks.check()
         return result
 
-    def _save(self, best: bool = False) -> None:
-        self.checkpoints.save(self.step, self.accelerator, self._write_more, best)
-        self.metrics.restart_clock()
-
-    def _write_more(self, folder: Path) -> None:
-        write_progress(folder, self.config, self.plan, self.step, self.best)
-        if self.ema is not None:
-            torch.save(self.ema.module.state_dict(), folder / "ema.pt")
+    def _stop(self, number: int) -> None:
+        """Save, and exit as a process that a signal ended."""
+        self._log()
+        self._save()
+        if number == signal.SIGINT:
+            outlive_launcher()
+        self.journal.say(f"Stopped by signal {number} after step {self.run.step}, saved: go on with --resume auto.")
+        raise SystemExit(128 + number)
 
     def _describe(self) -> None:
         """Say what is about to happen; start the trackers; measure the effect of alignment."""
-        config = self.config
+        run, config = self.run, self.run.config
         plain = (int, float, str, bool)
         options = {name: value if isinstance(value, plain) else str(value) for name, value in asdict(config).items()}
-        self.accelerator.init_trackers(config.project, config=options)
-        for line in start_lines(config, self.splits, self.plan, self.step, self.accelerator):
+        run.accelerator.init_trackers(config.project, config=options)
+        for line in start_lines(config, run.splits, run.plan, run.step, run.accelerator):
             self.journal.say(line)
-        if self.mixer.mixes_inside:
-            self.journal.say(wrapped(f"AlignMix mixes {self.hooks.point}."))
-        if self.accelerator.is_main_process:
-            write_options(self.folder, config)
-        if self.step == 0:
+        if run.mixer.mixes_inside:
+            self.journal.say(wrapped(f"AlignMix mixes {run.hooks.point}."))
+        if run.accelerator.is_main_process:
+            write_options(run.folder, config)
+        if run.step == 0:
             self._write_effect()
 
     def _write_effect(self) -> None:
-        if self.mixer.aligns:  # in every process: synchronised batch norm waits for all
-            effect = alignment_effect(self.hooks.model, self.hooks.point, self.hooks.alignment)
-            self.journal.write("effect", self.step, {"alignment_effect": effect})
+        run = self.run
+        if run.mixer.aligns:  # in every process: synchronised batch norm waits for all
+            effect = alignment_effect(run.hooks.model, run.hooks.point, run.hooks.alignment)
+            self.journal.write("effect", run.step, {"alignment_effect": effect})
             self.journal.say(f"Alignment changes the logits of mixed features by {100 * effect:.2g} % of their size.")
 
-    def _save_model(self, folder: Path, updates: int, result: dict[str, float], best: bool = False) -> None:
-        """Save the weights as they are now, with their evaluation, for plain timm."""
-        net = self.net if self.ema is None else self.ema.module
-        provenance = of_run(
-            self.folder,
-            self.config,
-            result,
-            updates=updates,
-            step=self.step,
-            best_by=self.metric if best else None,
-            rows=self.plan.rows,
-            split=self.splits.split,
-            held_out=self.splits.held_out,
-            mixing=str(self.hooks.point),
-        )
-        save_for_timm(net, folder, self.splits.names, self.data, model_args(self.config), provenance=provenance)
+    def _log(self) -> None:
+        """Write the means since the last line; stop a run that is broken, before it can be saved."""
+        run = self.run
+        record = self.metrics.take(run.accelerator)
+        if not record:
+            return
+        broken = [name for name, value in record.items() if name.startswith("loss") and not math.isfinite(value)]
+        weights = [*run.net.state_dict().values(), *run.beside.values()]
+        wrong = torch.stack([~value.isfinite().all() for value in weights]).any().float()
+        if run.accelerator.reduce(wrong, "sum"):  # the losses are those before the last step
+            broken.append("a weight")
+        if broken:
+            raise FloatingPointError(
+                f"{' and '.join(broken)} is not finite after step {run.step}. Lower --lr, warm up, clip gradients, "
+                f"or train in bf16; then go on from the last checkpoint, {run.checkpoints.latest() or 'none yet'}."
+            )
+        epoch = round(run.step / run.plan.steps_per_epoch, 4)
+        lr = max(group["lr"] for group in run.optimizer.param_groups)
+        self.journal.write("train", run.step, {"epoch": epoch, "lr": lr, **record})
+
+    def _evaluate_and_save(self) -> dict[str, float]:
+        run, result = self.run, self.evaluator.all()
+        self.journal.write("eval", run.step, {"epoch": run.step / run.plan.steps_per_epoch, **result})
+        self.journal.keep("reliability", run.step, self.evaluator.bins)
+        improved = result[run.metric] > run.best.get(run.metric, -1.0)
+        if improved:
+            run.best = {"step": run.step, **result}
+        self._save(improved)
+        self.export.push_if_due(result)
+        return result
+
+    def _save(self, best: bool = False) -> None:
+        self.run.save(best)
+        self.metrics.restart_clock()
 
     def _finish(self, result: dict[str, float]) -> None:
         """Leave the weights of the best evaluation, in memory and in ``model/``, and the curves."""
+        run = self.run
         self._write_effect()
-        self.best = self.best or {"step": self.step, **result}
-        if self.step != self.best["step"]:
-            self.load(self.checkpoints.best)
-        if self.accelerator.is_main_process:
-            self._save_model(self.folder / "model", self.total, self.best, best=True)
-            draw_run(self.folder)
-        if not self.config.dry_run:  # which deletes its folder
-            self.journal.say(self._done())
-        for tracker in self.accelerator.trackers:
+        run.best = run.best or {"step": run.step, **result}
+        self.export.finish()
+        for tracker in run.accelerator.trackers:
             tracker.finish()
-        self.accelerator.wait_for_everyone()
-        self._publish(self.uploads)
-
-    def _done(self) -> str:
-        return done_line(self.best, self.metric, self.total, len(self.splits.names), self.folder)
-
-    def _to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
-        batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self._memory_format())
-        return batch
-
-    def _memory_format(self) -> torch.memory_format:
-        return torch.channels_last if self.config.channels_last else torch.contiguous_format
+        run.accelerator.wait_for_everyone()
+        self.export.publish()

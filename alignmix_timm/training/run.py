@@ -1,0 +1,132 @@
+"""What a run is made of, built from its options, and where it stands."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, send_to_device
+
+from ..points import unannounced
+from ..seeds import Stream, seed_all
+from .build import (
+    build_ema,
+    build_lr_schedule,
+    build_model,
+    build_optimizer,
+    learning_rate,
+    trained_beside,
+    without_weights,
+    wrap_model,
+)
+from .checkpoint import Checkpoints, check_changes, find, read_progress, write_progress
+from .config import TrainConfig
+from .data.batches import plan_batches
+from .data.loaders import Loaders
+from .data.splits import load_splits, synthetic_splits
+from .data.transforms import data_config
+from .journal import check_trackers
+from .mixing import build_mixer
+
+
+class Run:
+    """A training run, built from its options, and loaded from a checkpoint where they say so.
+
+    Attributes:
+        config: The options, with those that follow from the data and the processes filled in.
+        net: The timm model; ``model`` wraps it, prepared for training.
+        ema: Its EMA weights, or None.
+        beside: Parameters that are trained and not published.
+        hooks: On the network.
+        mixer: How batches are mixed.
+        plan: How the rows are dealt to optimizer steps.
+        metric: Name of the measure by which evaluations are compared.
+        step: Optimizer steps done so far.
+        total: Optimizer steps of the whole run.
+        best: The best evaluation so far, with its step; empty before the first.
+        corrupt: Rows of images that could not be read.
+
+    Raises:
+        ValueError: options, data, model and checkpoint do not go together.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.folder = Path(config.output)
+        decodes = config.method != "alignmix"  # then each mode leaves a part of the model out
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            log_with=config.trackers or None,
+            project_dir=config.output,
+            kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=decodes)],
+        )
+        self.checkpoints = Checkpoints(self.folder, config.keep_checkpoints)
+        check_trackers(config)
+        start = find(config.eval_only) if config.eval_only else self.checkpoints.choose(config.resume)
+        saved = None if start is None else read_progress(start)["schedule"]
+        if start is not None:
+            check_changes(config, start)
+        splits = None if config.dry_run else load_splits(config)
+        seed_all(config.seed, Stream.INIT)
+        self.net = build_model(
+            config if start is None else without_weights(config),
+            len(splits.names) if splits else config.num_classes or 10,
+        )
+        self.data = data_config(self.net, config)
+        self.splits = splits or synthetic_splits(config, self.data["input_size"])
+        self.plan = plan_batches(config, self.splits.train, self.accelerator.num_processes, saved)
+        config = replace(config, micro_batch_size=self.plan.micro_batch, lr=learning_rate(config))
+        self.config = config
+        self.total = config.epochs * self.plan.steps_per_epoch
+        self.net.to(self.accelerator.device, memory_format=self.memory_format)
+        self.ema = build_ema(self.net, config)
+        self.metric = "top1" if self.ema is None else "ema_top1"
+        self.mixer = build_mixer(config, self.plan.steps_per_epoch)
+        with unannounced():
+            wrapped = wrap_model(self.net, config, self.data, self.mixer)
+        self.hooks = wrapped.hooks
+        self.beside = trained_beside(self.net, wrapped)
+        optimizer = build_optimizer(self.net, config, self.beside)
+        self.lr_schedule = build_lr_schedule(optimizer, config, self.plan.steps_per_epoch)
+        self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
+        self.loaders = Loaders(config, self.splits, self.data, self.plan, self.accelerator)
+        self.step, self.best = 0, dict[str, float]()
+        self.corrupt: set[int] = set()
+        if start is not None:
+            self.load(start)
+            if not config.eval_only and not self.checkpoints.hold_best(self.best, self.accelerator):
+                self.best = {}
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+        self.accelerator.load_state(str(folder))
+        progress = read_progress(folder)
+        self.step, self.best = progress["step"], progress["best"]
+        if self.ema is not None:
+            if not (folder / "ema.pt").exists():
+                raise ValueError(f"model_ema must be off to go on from {folder}, which holds no EMA weights.")
+            self.ema.module.load_state_dict(torch.load(folder / "ema.pt", "cpu", weights_only=True))
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint, in every process; ``best`` links to it where it is the best so far.
+
+        Raises:
+            OSError: it could not be written. What was there before is intact.
+        """
+        self.checkpoints.save(self.step, self.accelerator, self._write_more, best)
+
+    def _write_more(self, folder: Path) -> None:
+        write_progress(folder, self.config, self.plan, self.step, self.best)
+        if self.ema is not None:
+            torch.save(self.ema.module.state_dict(), folder / "ema.pt")
+
+    def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch on the device of this process, in the memory format of the network."""
+        batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self.memory_format)
+        return batch
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """That of images and weights."""
+        return torch.channels_last if self.config.channels_last else torch.contiguous_format
