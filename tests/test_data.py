@@ -9,17 +9,13 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-import timm
-import torch
-from accelerate import Accelerator
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.data.batches import plan_batches
 from alignmix_timm.training.data.dataset import Key, Rows, collate
 from alignmix_timm.training.data.decoding import read_image
-from alignmix_timm.training.data.loaders import MOST_WORKERS, Loaders, share_of_cores
+from alignmix_timm.training.data.loaders import MOST_WORKERS, share_of_cores
 from alignmix_timm.training.data.splits import load_splits
 from alignmix_timm.training.data.transforms import data_config, eval_transform
 
@@ -225,19 +221,3 @@ def test_workers_are_the_share_of_the_cores_that_a_process_may_use(monkeypatch: 
         assert share_of_cores(16) == 1
     finally:
         os.sched_setaffinity(0, usable)
-
-
-def test_batches_do_not_depend_on_the_workers(tmp_path: Path) -> None:
-    rows, seen = table(24, NAMED), []
-    data = save(tmp_path, train=rows, test=rows)
-    for workers in (0, 2, None):
-        config = TrainConfig(data=data, img_size=8, batch_size=4, workers=workers)
-        splits = load_splits(config)
-        plan = plan_batches(config, splits.train, 1, None)
-        size = data_config(
-            SimpleNamespace(pretrained_cfg=timm.models.get_pretrained_cfg("test_resnet").to_dict()), config
-        )
-        loaders = Loaders(config, splits, size, plan, Accelerator(cpu=True))
-        seen.append(torch.cat([batch["pixel_values"] for batch in loaders.train(0, 12)]))
-    assert len(seen[0]) == 48
-    assert all(torch.equal(one, seen[0]) for one in seen)
