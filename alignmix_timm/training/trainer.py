@@ -23,7 +23,7 @@ from ..evaluation.accuracy import no_scores, reliability, scores, summary
 from ..params import Place
 from ..points import unannounced
 from ..points.effect import alignment_effect
-from ..publishing.push import Uploads
+from ..publishing.background import Uploads
 from ..publishing.save import save_for_timm
 from ..seeds import Stream, seed_all
 from .build import (
