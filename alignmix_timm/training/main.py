@@ -14,7 +14,7 @@ from ..publishing.save import load_for_timm
 from .build import check_names
 from .config import TrainConfig, parse_config
 from .errors import told_in_a_sentence
-from .signals import locked
+from .run_folder import locked
 from .trainer import Run
 
 

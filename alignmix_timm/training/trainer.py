@@ -37,7 +37,7 @@ from .build import (
     without_weights,
     wrap_model,
 )
-from .checkpoint import Checkpoints, check_changes, find, read_progress, write_options, write_progress
+from .checkpoint import Checkpoints, find, read_progress, write_options, write_progress
 from .config import TrainConfig
 from .console import done_line, start_lines, wrapped
 from .curves import draw_run
@@ -48,6 +48,7 @@ from .data.transforms import data_config
 from .journal import Journal, check_trackers
 from .meters import Metrics
 from .mixing import build_mixer, mixed_accuracy
+from .option_changes import check_changes
 from .provenance import exported_step, of_run
 from .signals import StopSignal
 
