@@ -20,6 +20,8 @@ from torch import nn
 from .layout import Layout
 from .maps import FeatureMaps
 
+ImageSize = tuple[int, int, int]  # (C, H, W)
+
 
 @dataclass(frozen=True)
 class MixingPoint:
@@ -39,7 +41,7 @@ class MixingPoint:
     layout: Layout
     map_size: tuple[int, int]
     classifiers: tuple[str, ...]
-    input_size: tuple[int, int, int]
+    input_size: ImageSize
     reason: str
     embedding_size: tuple[int, int] | None = None
 
@@ -69,7 +71,7 @@ def unannounced() -> Iterator[None]:
 
 
 def choose_point(
-    model: nn.Module, input_size: tuple[int, int, int] | None = None, feature_module: str | int | None = None
+    model: nn.Module, input_size: ImageSize | None = None, feature_module: str | int | None = None
 ) -> MixingPoint:
     """Choose where to mix.
 
@@ -102,7 +104,7 @@ def choose_point(
 
 
 def describe_points(
-    model: nn.Module, input_size: tuple[int, int, int] | None = None, feature_module: str | int | None = None
+    model: nn.Module, input_size: ImageSize | None = None, feature_module: str | int | None = None
 ) -> MixingPoint:
     """Choose where to mix, as :func:`choose_point`, and print it with the reason."""
     point = choose_point(model, input_size, feature_module)
@@ -110,7 +112,7 @@ def describe_points(
     return point
 
 
-def built_for(model: nn.Module) -> tuple[int, int, int]:
+def built_for(model: nn.Module) -> ImageSize:
     """The image size (C, H, W) that a timm model was built for."""
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     channels, height, width = config.get("input_size") or (3, 224, 224)
