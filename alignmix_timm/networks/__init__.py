@@ -1,7 +1,6 @@
 """The paper's networks (appendix B), which ``import alignmix_timm`` registers with timm, and its autoencoders.
 
-One file for each network; ``staged`` holds what they share. May import ``points``, ``hooks``, ``model`` and the rest of
-the root.
+One file for each network; ``staged`` holds what they share. May import ``model`` and what that imports.
 """
 
 from .preact_resnet import PreActResNet

@@ -7,6 +7,8 @@ operation still follows. It is found by tracing the model, not by a table of nam
 
     python -m alignmix_timm.points resnet50 vit_tiny_patch16_224
     python -m alignmix_timm.points --all --save points.jsonl      # every model of timm; goes on where it stopped
+
+May import ``alignment``, ``functional`` and ``sinkhorn``.
 """
 
 import contextlib
