@@ -7,10 +7,9 @@ from .collate import AlignMixCollator
 from .dropin import AlignMix
 from .functional import align, alignmix, mix, mix_targets
 from .hooks import MixingHooks
-from .model import AlignMixModel
+from .model import AlignMixModel, AlignMixOutput
 from .networks.autoencoder import Autoencoder
 from .networks.encoder import Encoder
-from .output import AlignMixOutput
 from .params import MODES, MixParams, Mode, draw
 from .points import MixingPoint, choose_point, describe_points
 from .publishing.save import save_for_timm

@@ -8,8 +8,16 @@ from torch import nn
 from typing_extensions import Unpack
 
 from .alignment import Alignment, AlignmentOptions
-from .hooks import ImageSize, MixingHooks
+from .hooks import MixingHooks
+from .points import ImageSize
 from .points.effect import NO_EFFECT, alignment_effect
+
+
+class AttachOptions(AlignmentOptions, total=False):
+    """The keyword options of :func:`alignmix_timm.attach`, where a class takes them to pass them on."""
+
+    feature_module: str | int | None
+    input_size: ImageSize | None
 
 
 def attach(

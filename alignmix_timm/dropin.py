@@ -5,8 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from .attaching import attach
-from .hooks import AttachOptions
+from .attaching import AttachOptions, attach
 from .mixers import Mixer, NoMixing, drawn_by, mix_batch
 from .params import DrawOptions, Place, check_no_clean, process_index
 from .targets import check_num_classes, check_smoothing

@@ -13,17 +13,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from .alignment import Alignment, AlignmentOptions
+from .alignment import Alignment
 from .functional import align, mix
 from .params import MixParams
-from .points import MixingPoint, built_for, choose_point
+from .points import ImageSize, MixingPoint, built_for, choose_point
 from .points.layout import Layout, mix_maps
 from .points.stages import stage_module
 from .sinkhorn import Transport
 
 _logger = logging.getLogger(__name__)
-
-ImageSize = tuple[int, int, int]
 
 # What an armed controller holds, and a disarmed one, such as any copy, does not.
 _DISARMED: dict[str, Any] = dict(
@@ -37,13 +35,6 @@ _DISARMED: dict[str, Any] = dict(
     perm=None,
     transport=None,
 )
-
-
-class AttachOptions(AlignmentOptions, total=False):
-    """The keyword options of :func:`alignmix_timm.attach`, where a class takes them to pass them on."""
-
-    feature_module: str | int | None
-    input_size: ImageSize | None
 
 
 class MixingHooks:
@@ -172,9 +163,8 @@ class MixingHooks:
                 self._handles.append(self.model.get_submodule(name).register_forward_hook(hook))
             feature_module = self.model.get_submodule(point.feature_module)
             self._handles.append(feature_module.register_forward_hook(self._after_features))
-            for name in point.classifiers:
-                classifier = self.model.get_submodule(name)
-                self._handles.append(classifier.register_forward_pre_hook(self._before_classifier))
+            classifiers = [self.model.get_submodule(name) for name in point.classifiers]
+            self._handles += [module.register_forward_pre_hook(self._before_classifier) for module in classifiers]
             self._hooked = point.modules
         self.point = point
 

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.data.decoding import read_image
+from alignmix_timm.training.data.dataset import read_image
 from alignmix_timm.training.data.splits import load_splits
 
 PAD = 2

@@ -35,7 +35,7 @@ from alignmix_timm.training.console import wrapped
 from alignmix_timm.training.errors import told_in_a_sentence
 from alignmix_timm.training.option_ranges import check_ranges
 from alignmix_timm.training.parsing import OneLineParser
-from alignmix_timm.training.signals import make_folder
+from alignmix_timm.training.run_folder import make_folder
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alignmix_timm.training.checkpoint import changes
 from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.journal import read_journal
 from alignmix_timm.training.main import run
+from alignmix_timm.training.option_changes import changes
 
 
 def measured(config: TrainConfig) -> dict[str, float]:

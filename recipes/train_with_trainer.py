@@ -25,13 +25,13 @@ from alignmix_timm.publishing.provenance import Provenance, find_dataset
 from alignmix_timm.publishing.save import load_for_timm, save_for_timm
 from alignmix_timm.training.build import build_model, check_names
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.data.decoding import read_image
+from alignmix_timm.training.data.dataset import read_image
 from alignmix_timm.training.data.splits import Splits, load_splits
 from alignmix_timm.training.data.transforms import data_config, eval_transform, train_transform
 from alignmix_timm.training.errors import told_in_a_sentence
 from alignmix_timm.training.option_ranges import check_ranges
 from alignmix_timm.training.parsing import OneLineParser
-from alignmix_timm.training.signals import make_folder
+from alignmix_timm.training.run_folder import make_folder
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 

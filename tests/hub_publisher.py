@@ -13,7 +13,8 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from alignmix_timm import AlignMixModel, command, save_for_timm
+from alignmix_timm import AlignMixModel, save_for_timm
+from alignmix_timm import __main__ as command
 from alignmix_timm.publishing.upload import upload
 
 LABELS = ["cat", "naïve: dog", "#3", "a\nb", "---"]

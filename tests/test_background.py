@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from alignmix_timm.publishing import push
+from alignmix_timm.publishing import background
 
 
 def compiled(optimize: int) -> types.ModuleType:
     """The module as ``python`` and ``python -O`` have it."""
-    module = types.ModuleType(push.__name__)
-    module.__file__, module.__package__ = push.__file__, push.__package__
-    text = Path(push.__file__).read_text()
-    exec(compile(text, push.__file__, "exec", dont_inherit=True, optimize=optimize), vars(module))
+    module = types.ModuleType(background.__name__)
+    module.__file__, module.__package__ = background.__file__, background.__package__
+    text = Path(background.__file__).read_text()
+    exec(compile(text, background.__file__, "exec", dont_inherit=True, optimize=optimize), vars(module))
     return module
 
 

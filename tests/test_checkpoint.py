@@ -11,10 +11,11 @@ import torch
 import yaml
 from accelerate import Accelerator
 
-from alignmix_timm.training.checkpoint import Checkpoints, check_changes, read_progress, write_progress
+from alignmix_timm.training.checkpoint import Checkpoints, read_progress, write_progress
 from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.data.batches import BatchPlan
-from alignmix_timm.training.signals import locked
+from alignmix_timm.training.option_changes import check_changes
+from alignmix_timm.training.run_folder import locked
 
 BEST = {"step": 2, "top1": 50.0}
 
@@ -106,7 +107,7 @@ def test_which_checkpoint_to_go_on_with(tmp_path: Path, accelerator: Accelerator
         checkpoints.choose("latest")
 
 
-HOLD = "import sys, time; from pathlib import Path; from alignmix_timm.training.signals import locked\n"
+HOLD = "import sys, time; from pathlib import Path; from alignmix_timm.training.run_folder import locked\n"
 HOLD += "with locked(Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
 
 

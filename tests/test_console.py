@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from alignmix_timm import command
-from alignmix_timm.console import done_line, duration, epoch_line, train_line
+from alignmix_timm import __main__ as command
+from alignmix_timm.training.console import done_line, duration, epoch_line, train_line
 
 LONG = {"loss": 0.000012345, "mixed_acc": 100.0, "lr": 1.2345e-05, "images_per_second": 12345.6, "epoch": 599.99}
 EMA = {"top1": 99.98, "loss": 12.345678, "ece": 12.3456, "ema_top1": 100.0, "ema_loss": 11.3456, "ema_ece": 10.123}

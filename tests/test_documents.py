@@ -26,7 +26,9 @@ from launcher import ENVIRONMENT, ROOT
 from script_runs import SCRIPT
 from training import EMBEDDED
 
-from alignmix_timm import command, running
+from alignmix_timm import __main__ as command
+from alignmix_timm.training import main as training
+from alignmix_timm.training.parsing import OneLineParser
 
 SHELL = blocks("bash")
 START, DEVELOP = (
@@ -87,8 +89,9 @@ def stops(read: Callable[..., Any]) -> Callable[..., Any]:
 def check_program(start: Callable[[], Any], argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a program of this project read its arguments."""
     with monkeypatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_args", stops(argparse.ArgumentParser.parse_args))
-        patch.setattr(running, "parse_config", stops(running.parse_config))
+        for parser in (argparse.ArgumentParser, OneLineParser):
+            patch.setattr(parser, "parse_args", stops(parser.parse_args))
+        patch.setattr(training, "parse_config", stops(training.parse_config))
         patch.chdir(ROOT)
         patch.syspath_prepend(ROOT / "recipes")
         patch.setattr(sys, "argv", argv)

@@ -16,7 +16,8 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 from alignmix_timm import AlignMixModel, choose_point, draw
-from alignmix_timm.networks.preact_resnet import PreActBlock, StagedNet
+from alignmix_timm.networks.preact_resnet import PreActBlock
+from alignmix_timm.networks.staged import StagedNet
 from alignmix_timm.points.__main__ import create_without_data
 from alignmix_timm.publishing.save import save_for_timm
 from alignmix_timm.training.build import build_model

@@ -1,7 +1,7 @@
 """Every way of mixing, one file each, under one contract: options without state that draw, then mix.
 
-May import ``functional``, ``params``, ``seeds`` and ``targets``; knows nothing of hooks, models or training.
-A new mixer is a file here, and a line in ``registry``.
+May import ``functional``, ``nearest``, ``params``, ``seeds`` and ``targets``; knows nothing of hooks, models or
+training. A new mixer is a file here, and a line in ``registry``.
 """
 
 from .alignmix import AlignMixup, drawn_by

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from ..hooks import AttachOptions, MixingHooks
+from ..attaching import AttachOptions
+from ..hooks import MixingHooks
 from ..mixers import Mixer, image_size
-from ..model import AlignMixModel
-from ..output import AlignMixOutput
+from ..model import AlignMixModel, AlignMixOutput
 from ..params import MixParams
 from .decoder import Decoder
 from .encoder import Encoder

@@ -1,1 +1,4 @@
-"""The paper's figures and measurements."""
+"""The paper's figures and measurements, from trained networks.
+
+May import ``training`` and all below it. Imported by recipes only.
+"""

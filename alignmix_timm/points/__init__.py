@@ -7,6 +7,8 @@ operation still follows. It is found by tracing the model, not by a table of nam
 
     python -m alignmix_timm.points resnet50 vit_tiny_patch16_224
     python -m alignmix_timm.points --all --save points.jsonl      # every model of timm; goes on where it stopped
+
+May import ``alignment``, ``functional`` and ``sinkhorn``.
 """
 
 import contextlib
@@ -19,6 +21,8 @@ from torch import nn
 
 from .layout import Layout
 from .maps import FeatureMaps
+
+ImageSize = tuple[int, int, int]  # (C, H, W)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class MixingPoint:
     layout: Layout
     map_size: tuple[int, int]
     classifiers: tuple[str, ...]
-    input_size: tuple[int, int, int]
+    input_size: ImageSize
     reason: str
     embedding_size: tuple[int, int] | None = None
 
@@ -69,7 +73,7 @@ def unannounced() -> Iterator[None]:
 
 
 def choose_point(
-    model: nn.Module, input_size: tuple[int, int, int] | None = None, feature_module: str | int | None = None
+    model: nn.Module, input_size: ImageSize | None = None, feature_module: str | int | None = None
 ) -> MixingPoint:
     """Choose where to mix.
 
@@ -102,7 +106,7 @@ def choose_point(
 
 
 def describe_points(
-    model: nn.Module, input_size: tuple[int, int, int] | None = None, feature_module: str | int | None = None
+    model: nn.Module, input_size: ImageSize | None = None, feature_module: str | int | None = None
 ) -> MixingPoint:
     """Choose where to mix, as :func:`choose_point`, and print it with the reason."""
     point = choose_point(model, input_size, feature_module)
@@ -110,7 +114,7 @@ def describe_points(
     return point
 
 
-def built_for(model: nn.Module) -> tuple[int, int, int]:
+def built_for(model: nn.Module) -> ImageSize:
     """The image size (C, H, W) that a timm model was built for."""
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     channels, height, width = config.get("input_size") or (3, 224, 224)

@@ -5,6 +5,8 @@
 
 The script runs as ``__main__`` with a few public names of timm replaced (``patches``). It keeps its random numbers, and
 with any other ``--mixup`` does what it does by itself. It never trains without AlignMix where that was asked for.
+
+May import ``dropin``, ``mixers`` and what they import.
 """
 
 from .launch import main

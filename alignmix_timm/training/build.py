@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Optimizer
 
-from ..hooks import AttachOptions
+from ..attaching import AttachOptions
 from ..mixers import Mixer
 from ..model import AlignMixModel
 from ..nearest import nearest

@@ -2,25 +2,20 @@
 
 import importlib.metadata
 import json
-import logging
 import os
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from ..publishing.file_modes import follow_umask
-from .config import TrainConfig, read_yaml
+from .config import TrainConfig
 from .data.batches import BatchPlan
-from .options import names_of
 
 PROGRESS = "progress.json"
-
-_logger = logging.getLogger(__name__)
 
 _PARTIAL, _DELETED = ".partial", ".deleted"
 
@@ -184,36 +179,6 @@ def write_options(folder: Path, config: TrainConfig) -> None:
     packages = ("torch", "timm", "accelerate", "datasets", "alignmix-timm")
     versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
     (folder / "versions.json").write_text(json.dumps(versions, indent=2))
-
-
-def check_changes(config: TrainConfig, checkpoint: Path) -> None:
-    """Say which options differ from those of the checkpoint that a run goes on from.
-
-    Raises:
-        ValueError: one that the checkpoint itself decides: the model, or what is in the state of its optimizer.
-    """
-    found = changes(config, checkpoint)
-    fixed = names_of(config, "model") if config.eval_only else names_of(config, "model", "optimizer")
-    fixed = [name for name in fixed if name in found]
-    if fixed:
-        told = ", ".join(found[name] for name in fixed)
-        raise ValueError(f"a run must go on with the options its checkpoint was made with: {told}.")
-    if found:
-        _logger.warning("Other options than in %s: %s.", checkpoint, ", ".join(found))
-
-
-def changes(config: TrainConfig, checkpoint: Path) -> dict[str, str]:
-    """Options that matter to a run and differ from those of its checkpoint: by name, both values in words."""
-    saved = asdict(TrainConfig()) | read_yaml(checkpoint / "config.yaml")
-    given = asdict(config)
-    of_this_call = names_of(config, "call")
-    changed = [name for name in given if name not in of_this_call and saved[name] != given[name]]
-    resolved = ("lr", "micro_batch_size")
-    return {
-        name: f"{name} {saved[name]!r}, got {given[name]!r}"
-        for name in changed
-        if not (given[name] is None and name in resolved)
-    }
 
 
 def read_progress(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ..publishing.push import Uploads
+from ..publishing.background import Uploads
 from ..publishing.save import save_for_timm
 from .build import model_args
 from .console import done_line

@@ -16,7 +16,7 @@ from .config import TrainConfig, parse_config
 from .errors import told_in_a_sentence
 from .evaluator import Evaluator
 from .run import Run
-from .signals import locked
+from .run_folder import locked
 from .trainer import Trainer
 
 

@@ -20,7 +20,7 @@ from .build import (
     without_weights,
     wrap_model,
 )
-from .checkpoint import Checkpoints, check_changes, find, read_progress, write_progress
+from .checkpoint import Checkpoints, find, read_progress, write_progress
 from .config import TrainConfig
 from .data.batches import plan_batches
 from .data.loaders import Loaders
@@ -28,6 +28,7 @@ from .data.splits import load_splits, synthetic_splits
 from .data.transforms import data_config
 from .journal import check_trackers
 from .mixing import build_mixer
+from .option_changes import check_changes
 
 
 class Run:

@@ -1,18 +1,12 @@
-"""Stop at a signal, all processes after the same optimizer step; and one run in a folder at a time."""
+"""Stop at a signal, all processes after the same optimizer step."""
 
-import contextlib
-import fcntl
 import os
 import signal
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
 import torch
 import torch.distributed as dist
-
-from ..params import process_index
 
 _ONE_KEYSTROKE = 1.0  # seconds in which the terminal and the launcher pass on the same Ctrl-C
 
@@ -58,38 +52,3 @@ class StopSignal:
             self.received, self._first = number, now
         elif now - self._first > _ONE_KEYSTROKE:
             raise KeyboardInterrupt
-
-
-def make_folder(option: str, folder: Path) -> None:
-    """Make the folder that an option names; raise ValueError if that cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{option} must be a folder that can be written, got {str(folder)!r}: {error}.") from error
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run in its main process; the lock ends with the process, however it ends.
-
-    Raises:
-        ValueError: it cannot be made; or another process holds it, such as one left over from a launcher that was
-            killed.
-    """
-    if process_index():
-        yield
-        return
-    make_folder("output", folder)
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(
-                f"the run in {folder} is held by process {file.read().strip() or 'unknown'}: wait for it, stop it, or "
-                "pass another --output."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield

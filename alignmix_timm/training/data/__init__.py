@@ -1,1 +1,4 @@
-"""Image datasets of Hugging Face as batches."""
+"""Image datasets of Hugging Face as batches: splits, rows, transforms, the batch plan and the loaders.
+
+May import ``seeds`` and the options of ``training``.
+"""

@@ -1,18 +1,19 @@
-"""Rows of a dataset as examples, in an order and augmented as the seed says, whatever reads them."""
+"""Rows of a dataset decoded and as examples, in an order and augmented as the seed says, whatever reads them."""
 
+import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from datasets.distributed import split_dataset_by_node
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from ...seeds import Stream, generator, seed_all
 from .batches import BatchPlan
-from .decoding import read_image
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -131,6 +132,26 @@ class StreamedRows(IterableDataset):
                 yield {"pixel_values": pixels, "labels": example[rows.label], "row": count, "corrupt": corrupt}
                 corrupt = []
             current += 1
+
+
+def read_image(value: Any, mode: str) -> Image.Image:
+    """Decode the image of an undecoded column, upright, as ``RGB`` or ``L``.
+
+    Raises:
+        OSError: there is no image, or it cannot be read.
+    """
+    if value is None or not (value.get("bytes") or value.get("path")):
+        raise OSError("it is missing")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # palettes with transparency, odd EXIF data
+            picture: Image.Image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"])
+            picture = ImageOps.exif_transpose(picture)
+            if picture.mode.startswith("I;16"):
+                picture = picture.point(lambda level: level / 256).convert("L")
+            return picture.convert(mode)
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for broken files
+        raise OSError(str(error)) from error
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:

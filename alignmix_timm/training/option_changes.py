@@ -1,0 +1,40 @@
+"""The options with which a run goes on, compared with those of its checkpoint."""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from .config import TrainConfig, read_yaml
+from .options import names_of
+
+_logger = logging.getLogger(__name__)
+
+
+def check_changes(config: TrainConfig, checkpoint: Path) -> None:
+    """Say which options differ from those of the checkpoint that a run goes on from.
+
+    Raises:
+        ValueError: one that the checkpoint itself decides: the model, or what is in the state of its optimizer.
+    """
+    found = changes(config, checkpoint)
+    fixed = names_of(config, "model") if config.eval_only else names_of(config, "model", "optimizer")
+    fixed = [name for name in fixed if name in found]
+    if fixed:
+        told = ", ".join(found[name] for name in fixed)
+        raise ValueError(f"a run must go on with the options its checkpoint was made with: {told}.")
+    if found:
+        _logger.warning("Other options than in %s: %s.", checkpoint, ", ".join(found))
+
+
+def changes(config: TrainConfig, checkpoint: Path) -> dict[str, str]:
+    """Options that matter to a run and differ from those of its checkpoint: by name, both values in words."""
+    saved = asdict(TrainConfig()) | read_yaml(checkpoint / "config.yaml")
+    given = asdict(config)
+    of_this_call = names_of(config, "call")
+    changed = [name for name in given if name not in of_this_call and saved[name] != given[name]]
+    resolved = ("lr", "micro_batch_size")
+    return {
+        name: f"{name} {saved[name]!r}, got {given[name]!r}"
+        for name in changed
+        if not (given[name] is None and name in resolved)
+    }
