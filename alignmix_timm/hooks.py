@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from .alignment import Alignment, AlignmentOptions
 from .functional import align, mix
 from .params import MixParams
-from .points import MixingPoint, built_for, choose_point
+from .points import MixingPoint, built_for, choose_points
 from .points.layout import Layout, mix_maps
 from .points.stages import stage_module
 from .sinkhorn import Transport
@@ -78,7 +78,7 @@ class MixingHooks:
         self.model, self.root, self.alignment = model, root, alignment
         self._feature_module = feature_module
         self._layers = {layer: stage_module(model, layer) if isinstance(layer, int) else layer for layer in layers}
-        self._points: dict[tuple[ImageSize, str | int | None], MixingPoint] = {}
+        self._points: dict[ImageSize, dict[str | int | None, MixingPoint]] = {}
         self._hooked: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self.disarm()
@@ -154,15 +154,13 @@ class MixingHooks:
 
     def _place(self, image_size: ImageSize) -> None:
         """Hook the modules of the point for this image size, and those of the layers; hooks there already stay."""
-        point = self._point(image_size, None, self._feature_module)
+        point = self._points_at(image_size)[None]
         if self.alignment.align_embedding and point.embedding_size in (None, (1, 1)):
             raise ValueError(
                 "align_embedding needs an embedding with positions: an Encoder with embedding='tensor' and a grid of "
                 f"at least 4. That of {type(self.model).__name__} has none."
             )
         self.alignment.block(point.map_size)
-        for layer, name in self._layers.items():
-            self._point(image_size, layer, name)
         if self._hooked != point.modules:
             while self._handles:
                 self._handles.pop().remove()
@@ -177,13 +175,13 @@ class MixingHooks:
             self._hooked = point.modules
         self.point = point
 
-    def _point(self, image_size: ImageSize, layer: str | int | None, module: str | int | None) -> MixingPoint:
-        """The mixing point, or that of a layer, at this image size."""
-        if (image_size, layer) not in self._points:
-            point = choose_point(self.model, image_size, module)
-            self._points[image_size, layer] = point
-            _logger.info("AlignMix mixes %s at images of %s.", point, image_size)
-        return self._points[image_size, layer]
+    def _points_at(self, image_size: ImageSize) -> dict[str | int | None, MixingPoint]:
+        """The mixing point at this image size, None, and those of the layers."""
+        if image_size not in self._points:
+            points = choose_points(self.model, image_size, [self._feature_module, *self._layers.values()])
+            self._points[image_size] = dict(zip((None, *self._layers), points, strict=True))
+            _logger.info("AlignMix mixes %s at images of %s.", points[0], image_size)
+        return self._points[image_size]
 
     def _after_features(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self.root.training:
@@ -211,7 +209,7 @@ class MixingHooks:
 
     def _mix_features(self, feats: Tensor) -> Tensor:
         perm, lam = self._parameters_for(feats)
-        point = self.point if self.layer is None else self._points[self.point.input_size, self.layer]
+        point = self._points[self.point.input_size][self.layer]
         move = functools.partial(self._align, point)
         return mix_maps(point.layout, feats, feats[perm], lam, move)
 

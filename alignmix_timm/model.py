@@ -90,8 +90,8 @@ class AlignMixModel(nn.Module):
         if labels is None:
             reason = params.unlabelled or "pass labels=..., or call model.eval() for logits alone."
             raise ValueError(f"training needs labels, and the batch has none: {reason}")
-        mixed = mix_batch(self.mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
         try:
+            mixed = mix_batch(self.mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
             logits = self.model(mixed.images)
         except BaseException:
             self.hooks.disarm()  # a batch that failed must not be held against the next

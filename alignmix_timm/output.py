@@ -31,6 +31,10 @@ class AlignMixOutput(dict[str, Tensor]):
             return self.get(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def __setattr__(self, name: str, value: Tensor) -> None:
+        getattr(self, name)  # AttributeError, if there is none of this name
+        self[name] = value
+
     def __getitem__(self, key: Any) -> Any:
         return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
 

@@ -26,7 +26,7 @@ from alignmix_timm.training.data.splits import load_splits
 from alignmix_timm.training.data.transforms import data_config, eval_transform
 from alignmix_timm.training.journal import read_journal
 from alignmix_timm.training.main import run
-from alignmix_timm.training.mixing import Mixing
+from alignmix_timm.training.mixing import build_mixer
 from alignmix_timm.training.trainer import Run
 
 SMALL: dict[str, Any] = dict(model="test_resnet", img_size=32, batch_size=32, epochs=1, workers=0, log_every=1, lr=0.05)
@@ -156,7 +156,7 @@ def test_a_run_says_once_where_it_mixes_and_nothing_if_it_does_not(
         {"mix_off_epoch": 0},
         {"modes": ["input"]},
     ]
-    assert not any(Mixing(config(data, tmp_path, **options), 5, 10).within for options in never)
+    assert not any(build_mixer(config(data, tmp_path, **options)).mixes_inside for options in never)
 
 
 def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:
