@@ -54,7 +54,8 @@ class MixingHooks:
     Attributes:
         point: Where the model is mixed.
         alignment: How features are aligned there.
-        transport: The transport of the last batch that was aligned, for logging; None before.
+        transport: The transport of the last batch whose features were mixed, for logging; None before the first, and
+            where that batch was not aligned.
     """
 
     point: MixingPoint
@@ -73,11 +74,15 @@ class MixingHooks:
         alignment: Alignment,
         feature_module: str | int | None = None,
         input_size: ImageSize | None = None,
-        layers: Sequence[str | int] = (),
+        layers: Sequence[str | int | None] = (),
     ) -> None:
         self.model, self.root, self.alignment = model, root, alignment
         self._feature_module = feature_module
-        self._layers = {layer: stage_module(model, layer) if isinstance(layer, int) else layer for layer in layers}
+        self._layers = {
+            layer: stage_module(model, layer) if isinstance(layer, int) else layer
+            for layer in layers
+            if layer is not None
+        }
         self._points: dict[ImageSize, dict[str | int | None, MixingPoint]] = {}
         self._hooked: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
@@ -138,6 +143,14 @@ class MixingHooks:
                 f"the features at {self.point.feature_module!r} are not finite in rows {rows[:8]} of the batch or in "
                 "their partners. Look for non-finite images or weights, or lower the learning rate."
             )
+
+    def describe(self, layers: Sequence[str | int | None]) -> str:
+        """Say in words where batches are mixed, at some of the layers that were given to :func:`attach`."""
+        parts = [str(self.point)] if None in layers else []
+        named = [name for layer, name in self._layers.items() if layer in layers]
+        if named:
+            parts.append(f"features in place at {', '.join(named)}")
+        return "; ".join(parts) or "images"
 
     def detach(self) -> None:
         """Remove every trace from the model."""

@@ -46,7 +46,7 @@ class ManifoldMixup(Mixer):
             raise ValueError(f"layers must be a list of at least one, each once, got {layers!r}. Default: input, 1, 2.")
 
     @property
-    def feature_layers(self) -> tuple[str | int, ...]:
+    def feature_layers(self) -> tuple[str | int | None, ...]:
         """The layers without the input."""
         return tuple(layer for layer in self.layers if layer != INPUT)
 

@@ -75,7 +75,7 @@ class OneOf(Mixer):
         return any(mixer.mixes_inside for mixer in self._drawn())
 
     @property
-    def feature_layers(self) -> tuple[str | int, ...]:
+    def feature_layers(self) -> tuple[str | int | None, ...]:
         """Those of its mixers."""
         return tuple(dict.fromkeys(layer for mixer in self.mixers for layer in mixer.feature_layers))
 

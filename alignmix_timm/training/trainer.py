@@ -311,7 +311,8 @@ class Run:
         for line in start_lines(config, self.splits, self.schedule, self.step, self.accelerator):
             self.journal.say(line)
         if self.mixer.mixes_inside:
-            self.journal.say(wrapped(f"AlignMix mixes {self.hooks.point}."))
+            mixes = "AlignMix mixes" if None in self.mixer.feature_layers else "This run mixes"
+            self.journal.say(wrapped(f"{mixes} {self.hooks.describe(self.mixer.feature_layers)}."))
         if self.accelerator.is_main_process:
             write_options(self.folder, config)
         if self.step == 0:
