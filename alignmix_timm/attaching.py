@@ -26,7 +26,7 @@ def attach(
     root: nn.Module | None = None,
     feature_module: str | int | None = None,
     input_size: ImageSize | None = None,
-    layers: Sequence[str | int] = (),
+    layers: Sequence[str | int | None] = (),
     **options: Unpack[AlignmentOptions],
 ) -> MixingHooks:
     """Hook a timm model so that it can mix features and embeddings.
@@ -41,7 +41,7 @@ def attach(
         feature_module: Where to mix features, by name or index, instead of the automatic choice.
         input_size: (C, H, W) of the images, default the size the model was built for. Batches of another size are
             mixed at the point for their size.
-        layers: Further layers at which a mixer mixes features, by the number of a stage or the name of a module.
+        layers: Where a mixer mixes features: see :attr:`alignmix_timm.mixers.Mixer.feature_layers`.
         **options: epsilon, num_iters, cost_scale, align_size, max_positions, aligned, align_embedding: see
             :class:`alignmix_timm.Alignment`.
 

@@ -66,11 +66,14 @@ class AlignMix:
 
         Raises:
             RuntimeError: the previous batch never passed the hooks.
+            ValueError: as :func:`alignmix_timm.mixers.mix_batch`; the mixer adds to the loss, which is not seen here.
         """
         mixer = self.mixer if self.mixup_enabled else NoMixing()
         params = mixer.draw(len(images), Place(self.seed, self.step, process_index()))
         self.step, self.last = self.step + 1, params.label
         mixed = mix_batch(mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
+        if mixed.extra_loss is not None:
+            raise ValueError(f"mixer {self.mixer.name} adds to the loss: use AlignMixModel, whose loss holds it.")
         return mixed.images, mixed.targets
 
     def detach(self) -> None:

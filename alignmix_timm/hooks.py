@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from .alignment import Alignment
 from .functional import align, mix
 from .params import MixParams
-from .points import ImageSize, MixingPoint, built_for, choose_point
+from .points import ImageSize, MixingPoint, built_for, choose_points
 from .points.layout import Layout, mix_maps
 from .points.stages import stage_module
 from .sinkhorn import Transport
@@ -45,7 +45,8 @@ class MixingHooks:
     Attributes:
         point: Where the model is mixed.
         alignment: How features are aligned there.
-        transport: The transport of the last batch that was aligned, for logging; None before.
+        transport: The transport of the last batch whose features were mixed, for logging; None before the first, and
+            where that batch was not aligned.
     """
 
     point: MixingPoint
@@ -64,12 +65,16 @@ class MixingHooks:
         alignment: Alignment,
         feature_module: str | int | None = None,
         input_size: ImageSize | None = None,
-        layers: Sequence[str | int] = (),
+        layers: Sequence[str | int | None] = (),
     ) -> None:
         self.model, self.root, self.alignment = model, root, alignment
         self._feature_module = feature_module
-        self._layers = {layer: stage_module(model, layer) if isinstance(layer, int) else layer for layer in layers}
-        self._points: dict[tuple[ImageSize, str | int | None], MixingPoint] = {}
+        self._layers = {
+            layer: stage_module(model, layer) if isinstance(layer, int) else layer
+            for layer in layers
+            if layer is not None
+        }
+        self._points: dict[ImageSize, dict[str | int | None, MixingPoint]] = {}
         self._hooked: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self.disarm()
@@ -131,6 +136,14 @@ class MixingHooks:
                 "their partners. Look for non-finite images or weights, or lower the learning rate."
             )
 
+    def describe(self, layers: Sequence[str | int | None]) -> str:
+        """Say in words where batches are mixed, at some of the layers that were given to :func:`attach`."""
+        parts = [str(self.point)] if None in layers else []
+        named = [name for layer, name in self._layers.items() if layer in layers]
+        if named:
+            parts.append(f"features in place at {', '.join(named)}")
+        return "; ".join(parts) or "images"
+
     def detach(self) -> None:
         """Remove every trace from the model."""
         while self._handles:
@@ -146,15 +159,13 @@ class MixingHooks:
 
     def _place(self, image_size: ImageSize) -> None:
         """Hook the modules of the point for this image size, and those of the layers; hooks there already stay."""
-        point = self._point(image_size, None, self._feature_module)
+        point = self._points_at(image_size)[None]
         if self.alignment.align_embedding and point.embedding_size in (None, (1, 1)):
             raise ValueError(
                 "align_embedding needs an embedding with positions: an Encoder with embedding='tensor' and a grid of "
                 f"at least 4. That of {type(self.model).__name__} has none."
             )
         self.alignment.block(point.map_size)
-        for layer, name in self._layers.items():
-            self._point(image_size, layer, name)
         if self._hooked != point.modules:
             while self._handles:
                 self._handles.pop().remove()
@@ -168,13 +179,13 @@ class MixingHooks:
             self._hooked = point.modules
         self.point = point
 
-    def _point(self, image_size: ImageSize, layer: str | int | None, module: str | int | None) -> MixingPoint:
-        """The mixing point, or that of a layer, at this image size."""
-        if (image_size, layer) not in self._points:
-            point = choose_point(self.model, image_size, module)
-            self._points[image_size, layer] = point
-            _logger.info("AlignMix mixes %s at images of %s.", point, image_size)
-        return self._points[image_size, layer]
+    def _points_at(self, image_size: ImageSize) -> dict[str | int | None, MixingPoint]:
+        """The mixing point at this image size, None, and those of the layers."""
+        if image_size not in self._points:
+            points = choose_points(self.model, image_size, [self._feature_module, *self._layers.values()])
+            self._points[image_size] = dict(zip((None, *self._layers), points, strict=True))
+            _logger.info("AlignMix mixes %s at images of %s.", points[0], image_size)
+        return self._points[image_size]
 
     def _after_features(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self.root.training:
@@ -202,7 +213,7 @@ class MixingHooks:
 
     def _mix_features(self, feats: Tensor) -> Tensor:
         perm, lam = self._parameters_for(feats)
-        point = self.point if self.layer is None else self._points[self.point.input_size, self.layer]
+        point = self._points[self.point.input_size][self.layer]
         move = functools.partial(self._align, point)
         return mix_maps(point.layout, feats, feats[perm], lam, move)
 

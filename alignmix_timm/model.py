@@ -37,6 +37,10 @@ class AlignMixOutput(dict[str, Tensor]):
             return self.get(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    def __setattr__(self, name: str, value: Tensor) -> None:
+        getattr(self, name)  # AttributeError, if there is none of this name
+        self[name] = value
+
     def __getitem__(self, key: Any) -> Any:
         return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
 
@@ -135,8 +139,8 @@ class AlignMixModel(nn.Module):
         if labels is None:
             reason = params.unlabelled or "pass labels=..., or call model.eval() for logits alone."
             raise ValueError(f"training needs labels, and the batch has none: {reason}")
-        mixed = mix_batch(self.mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
         try:
+            mixed = mix_batch(self.mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
             logits = self.model(mixed.images)
         except BaseException:
             self.hooks.disarm()  # a batch that failed must not be held against the next

@@ -157,7 +157,7 @@ def test_a_run_says_once_where_it_mixes_and_nothing_if_it_does_not(
         {"mix_off_epoch": 0},
         {"modes": ["input"]},
     ]
-    assert not any(build_mixer(config(data, tmp_path, **options), 5).mixes_inside for options in never)
+    assert not any(build_mixer(config(data, tmp_path, **options)).mixes_inside for options in never)
 
 
 def test_metrics_tell_what_was_mixed(data: str, tmp_path: Path) -> None:

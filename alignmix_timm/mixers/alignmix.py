@@ -51,6 +51,11 @@ class AlignMixup(Mixer):
         return bool(self._drawn - {"input"})
 
     @property
+    def feature_layers(self) -> tuple[str | int | None, ...]:
+        """The mixing point, before which images alone are mixed."""
+        return (None,) if self.mixes_inside else ()
+
+    @property
     def _drawn(self) -> set[Mode]:
         """The modes that are drawn at all."""
         weights = [1.0] * len(self.modes) if self.weights is None else self.weights

@@ -58,8 +58,8 @@ class Mixer(ABC):
         return False
 
     @property
-    def feature_layers(self) -> tuple[str | int, ...]:
-        """Layers at which features are mixed besides the mixing point: names of modules, or numbers of stages."""
+    def feature_layers(self) -> tuple[str | int | None, ...]:
+        """Layers at which features are mixed: names of modules, or numbers of stages; None is the mixing point."""
         return ()
 
     @property

@@ -33,21 +33,19 @@ def box_around(centre: Tensor, lam: Tensor, height: int, width: int) -> Tensor:
     return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
 
 
-def box_between(place: Tensor, extent: Tensor, minmax: Sequence[float], height: int, width: int) -> Tensor:
-    """Boxes whose sides are drawn between two shares of the image's, wholly within it, as timm's ``cutmix_minmax``.
+def box_within(place: Tensor, sides: Tensor, height: int, width: int) -> Tensor:
+    """Boxes of given sides, wholly within the image, as timm's ``cutmix_minmax``.
 
     Args:
         place: Of the box among the possible ones, from top left to bottom right, in [0, 1), [B, 2].
-        extent: Of the sides between the least and the largest, in [0, 1), [B, 2].
-        minmax: Least and largest side, as shares of the image's.
+        sides: As shares of the image's, in [0, 1], [B, 2].
         height, width: Of the images, in pixels.
 
     Returns:
         As :func:`box_around`.
     """
     size = torch.tensor([height, width], device=place.device)
-    least, most = ((share * size).long() for share in minmax)
-    side = least + (extent * (most - least)).long()
+    side = (sides * size).long()
     low = (place * (size - side + 1)).long()
     high = low + side
     return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
@@ -96,7 +94,7 @@ class CutMix(Mixer):
 
     def __post_init__(self) -> None:
         check_draw_options(self.alpha, prob=self.prob)
-        if self.minmax is not None and not (len(self.minmax) == 2 and 0 <= self.minmax[0] <= self.minmax[1] <= 1):
+        if self.minmax is not None and not _are_shares(self.minmax):
             raise ValueError(f"minmax must be two shares in [0, 1], the least first, got {self.minmax}.")
 
     def draw(self, batch_size: int, place: Place) -> MixParams:
@@ -106,16 +104,25 @@ class CutMix(Mixer):
         )
         if params.mode == "none":
             return params
-        drawn = generator(place.seed, Stream.REGION, *place[1:]).random((batch_size if self.per_example else 1, 4))
-        region = torch.from_numpy(np.broadcast_to(drawn.astype(np.float32), (batch_size, 4)).copy())
-        return replace(params, mixer=self.name, extra={"place": region[:, :2], "extent": region[:, 2:]})
+        rng = generator(place.seed, Stream.REGION, *place[1:])
+        drawn = rng.random((batch_size if self.per_example else 1, 4), dtype=np.float32)
+        where, extent = torch.from_numpy(np.broadcast_to(drawn, (batch_size, 4)).copy()).split(2, 1)
+        extra = {"place": where}
+        if self.minmax is not None:
+            least, most = self.minmax
+            extra["sides"] = least + extent * (most - least)
+        return replace(params, mixer=self.name, extra=extra)
 
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Paste, and mix the targets by area."""
         height, width = images.shape[2:]
-        if self.minmax is None:
-            box = box_around(params.extra["place"], params.lam, height, width)
+        if "sides" in params.extra:
+            box = box_within(params.extra["place"], params.extra["sides"], height, width)
         else:
-            box = box_between(params.extra["place"], params.extra["extent"], self.minmax, height, width)
+            box = box_around(params.extra["place"], params.lam, height, width)
         images, lam = paste(images, params.perm, box)
         return Mixed(images, mix_targets(targets, params.perm, lam))
+
+
+def _are_shares(minmax: object) -> bool:
+    return isinstance(minmax, list | tuple) and len(minmax) == 2 and 0 <= minmax[0] <= minmax[1] <= 1

@@ -41,20 +41,19 @@ class ManifoldMixup(Mixer):
 
     def __post_init__(self) -> None:
         check_draw_options(self.alpha, prob=self.prob)
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise ValueError(
-                f"layers must be at least one, each once, got {tuple(self.layers)}. The default: input, 1, 2."
-            )
+        layers = self.layers
+        if not isinstance(layers, list | tuple) or not layers or len(set(layers)) < len(layers):
+            raise ValueError(f"layers must be a list of at least one, each once, got {layers!r}. Default: input, 1, 2.")
 
     @property
-    def feature_layers(self) -> tuple[str | int, ...]:
+    def feature_layers(self) -> tuple[str | int | None, ...]:
         """The layers without the input."""
         return tuple(layer for layer in self.layers if layer != INPUT)
 
     @property
     def mixes_inside(self) -> bool:
         """Whether there is another layer than the input."""
-        return bool(self.feature_layers)
+        return self.prob > 0 and bool(self.feature_layers)
 
     def draw(self, batch_size: int, place: Place) -> MixParams:
         """Draw the layer, permutation and lam."""

@@ -58,6 +58,8 @@ class OneOf(Mixer):
             )
         if not 0 <= self.prob <= 1:
             raise ValueError(f"prob must be in [0, 1], got {self.prob}.")
+        if self.until is not None and self.until < 0:
+            raise ValueError(f"until must be >= 0, or None, got {self.until}.")
 
     def __str__(self) -> str:
         return " or ".join(str(mixer) for mixer in self.mixers)
@@ -73,7 +75,7 @@ class OneOf(Mixer):
         return any(mixer.mixes_inside for mixer in self._drawn())
 
     @property
-    def feature_layers(self) -> tuple[str | int, ...]:
+    def feature_layers(self) -> tuple[str | int | None, ...]:
         """Those of its mixers."""
         return tuple(dict.fromkeys(layer for mixer in self.mixers for layer in mixer.feature_layers))
 
@@ -98,5 +100,5 @@ class OneOf(Mixer):
     def _drawn(self) -> list[Mixer]:
         if self.prob == 0 or self.until == 0:
             return []
-        shares = self.probabilities or [1.0] * len(self.mixers)
+        shares = [1.0] * len(self.mixers) if self.probabilities is None else self.probabilities
         return [mixer for mixer, share in zip(self.mixers, shares, strict=True) if share > 0]

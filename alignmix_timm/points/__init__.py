@@ -13,7 +13,7 @@ May import ``alignment``, ``functional`` and ``sinkhorn``.
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,11 +90,22 @@ def choose_point(
     Raises:
         ValueError: no usable module, or ``feature_module`` is none; says what to try.
     """
+    return choose_points(model, input_size, [feature_module])[0]
+
+
+def choose_points(
+    model: nn.Module, input_size: tuple[int, int, int] | None, feature_modules: Sequence[str | int | None]
+) -> list[MixingPoint]:
+    """As :func:`choose_point`, for several modules of one model, which is traced once."""
     if input_size is not None and len(input_size) != 3:
         raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
     if not hasattr(model, "get_classifier"):
         model = getattr(getattr(model, "hooks", None), "model", model)  # in an AlignMixModel or Autoencoder
     maps = FeatureMaps(model, built_for(model) if input_size is None else input_size)
+    return [_point_in(maps, feature_module) for feature_module in feature_modules]
+
+
+def _point_in(maps: FeatureMaps, feature_module: str | int | None) -> MixingPoint:
     if feature_module is None:
         name, reason = maps.deepest()
     else:

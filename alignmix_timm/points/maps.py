@@ -82,7 +82,10 @@ class FeatureMaps:
                 why = "is never called"
             else:
                 why = f"has no spatial positions, it returns {('B', *self.trace.outputs[wanted].shape[1:])}"
-            raise ValueError(f"feature_module {wanted!r} {why} in {self.label}. Choose one of its blocks: {blocks}.")
+            raise ValueError(
+                f"module {wanted!r} {why} in {self.label}. As feature_module, or as a layer of a mixer, choose one of "
+                f"its blocks: {blocks}."
+            )
         height, width = self.maps[wanted][1]
         if min(height, width) < MIN_SIZE:
             warnings.warn(f"the map at {wanted!r} is {height} x {width}, under {MIN_SIZE} x {MIN_SIZE}.", stacklevel=3)

@@ -12,7 +12,11 @@ from ..mixers import MIXERS, AlignMixup
 from ..params import MODES, Mode, check_no_clean
 
 _DEST = "alignmix_"  # of argparse.Namespace and config.yaml
-NAMES = tuple(name for name in MIXERS if name != "none")
+
+
+def names() -> list[str]:
+    """The words that ``--mixup`` takes: the mixers, but none."""
+    return [name for name in MIXERS if name != "none"]
 
 
 class Requested(float):
@@ -54,7 +58,7 @@ class Options:
     align_size: int | None = None
 
     def __post_init__(self) -> None:
-        self.mixer(1.0)
+        self.mixer()
         check_no_clean(self.modes)
         Alignment(self.epsilon)
         if self.lam not in ("example", "batch"):
@@ -62,9 +66,9 @@ class Options:
         if self.align_size is not None and self.align_size < 1:
             raise ValueError(f"align_size must be >= 1, got {self.align_size}.")
 
-    def mixer(self, prob: float) -> AlignMixup:
-        """AlignMix with these options, that mixes a batch with this probability."""
-        return AlignMixup(self.alpha, self.modes, prob=prob, per_example=self.lam == "example")
+    def mixer(self) -> AlignMixup:
+        """AlignMix with these options."""
+        return AlignMixup(self.alpha, self.modes, per_example=self.lam == "example")
 
     def __str__(self) -> str:
         given = {name: value for name, value in vars(self).items() if value is not None}
@@ -133,19 +137,19 @@ def accepting_alignmix(
     """``add_argument`` that lets ``--mixup`` take the word, and adds the other options beside it."""
 
     def mixup(text: str) -> float:
-        if text.strip() not in NAMES:
+        if text.strip() not in names():
             return float(text)
         on_request()
         return Requested(text.strip())
 
-    mixup.__name__ = f"{', '.join(NAMES)} or float"  # argparse: invalid ... value
+    mixup.__name__ = f"{', '.join(names())} or float"  # argparse: invalid ... value
 
-    def wrapped(parser: argparse._ActionsContainer, *names: Any, **options: Any) -> argparse.Action:
-        takes_mixup = "--mixup" in names and options.get("type") is float
+    def wrapped(parser: argparse._ActionsContainer, *flags: Any, **options: Any) -> argparse.Action:
+        takes_mixup = "--mixup" in flags and options.get("type") is float
         if takes_mixup:
             options["type"] = mixup
-            options["help"] = f"{options.get('help') or ''}; or {', '.join(NAMES)}"
-        action = add_argument(parser, *names, **options)
+            options["help"] = f"{options.get('help') or ''}; or {', '.join(names())}"
+        action = add_argument(parser, *flags, **options)
         if takes_mixup:
             add_options(parser)
         return action

@@ -3,6 +3,7 @@
 import argparse
 import pickle
 from collections import Counter
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import timm
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ..dropin import AlignMix
-from ..mixers import CutMix, Mixer, OneOf, make_mixer
+from ..mixers import AlignMixup, CutMix, Mixer, OneOf, make_mixer
 from ..points import unannounced
 from .messages import say, stop
 from .options import Options, Requested, given_in, mixer_args, option_name
@@ -58,11 +59,11 @@ class ScriptRun:
         self._name = args.mixup.name
         try:
             self._options = Options.of(args)
-            mixer = self._mixer(args, 1.0)
+            mixer = self._mixer(args)
         except ValueError as error:
             stop(f"among the options --alignmix-* and --mixer-args: {error}", 2)
-        if self._name == "cutmix" and getattr(args, "cutmix", False):
-            stop("--mixup cutmix cannot be combined with --cutmix: leave out one of them.", 2)
+        if self._name == "cutmix" and (getattr(args, "cutmix", False) or getattr(args, "cutmix_minmax", None)):
+            stop("--mixup cutmix cannot be combined with --cutmix: use --mixer-args alpha=..., minmax=[...].", 2)
         refuse(args, mixer)
         args.mixup = float(args.mixup)
         args.alignmix_step = 0
@@ -146,27 +147,30 @@ class ScriptRun:
             stop(f"{type(self._model).__name__} cannot be mixed: {error}")
         names = dict.fromkeys(name.removeprefix("timm.").rpartition("data.")[2] for name in self.patched)
         how = options if self._name == "alignmix" else mixup_fn.mixer
-        say(f"mixes {mixup_fn.hooks.point}.\n{how}.\nPatched in timm {timm.__version__}: {', '.join(names)}.")
+        where = mixup_fn.hooks.describe(mixup_fn.mixer.feature_layers)
+        say(f"mixes {where}.\n{how}.\nPatched in timm {timm.__version__}: {', '.join(names)}.")
         return mixup_fn
 
-    def _mixer(self, args: argparse.Namespace, prob: float) -> Mixer:
+    def _mixer(self, args: argparse.Namespace) -> Mixer:
         """The mixer that ``--mixup`` names, with its options; ValueError for wrong ones."""
         given = mixer_args(args)
         if self._name == "alignmix":
             if given:
                 raise ValueError(f"--mixer-args is for other mixers, got {given}. Use --alignmix-alpha and the like.")
-            return self._options.mixer(prob)
+            return self._options.mixer()
         if unused := given_in(args):
             raise ValueError(f"{option_name(unused[0])} is for --mixup alignmix, got --mixup {self._name}.")
-        return make_mixer(self._name, **{"prob": prob, **given})
+        return make_mixer(self._name, **given)
 
     def _in_turns(self, args: argparse.Namespace, settings: Mixup) -> Mixer:
         """The mixer, in turns with CutMix where the script asks for it."""
-        if not settings.cutmix_alpha > 0:
-            return self._mixer(args, settings.mix_prob)
-        cutmix = CutMix(alpha=settings.cutmix_alpha, minmax=settings.cutmix_minmax)
-        shares = (settings.switch_prob, 1 - settings.switch_prob)
-        return OneOf((cutmix, self._mixer(args, 1.0)), shares, prob=settings.mix_prob)
+        mixer = self._mixer(args)
+        if settings.cutmix_alpha > 0:
+            cutmix = CutMix(alpha=settings.cutmix_alpha, minmax=settings.cutmix_minmax)
+            return OneOf((cutmix, mixer), (settings.switch_prob, 1 - settings.switch_prob), prob=settings.mix_prob)
+        if isinstance(mixer, AlignMixup):
+            return replace(mixer, prob=settings.mix_prob)  # draws as AlignMix does where it stands alone
+        return OneOf((mixer,), prob=settings.mix_prob)
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Until the first batch: an optimizer must not step on what AlignMix has not seen."""

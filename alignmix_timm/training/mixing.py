@@ -134,7 +134,7 @@ class WithReconstruction(Mixer):
         return self.mixer.mixes_inside
 
     @property
-    def feature_layers(self) -> tuple[str | int, ...]:
+    def feature_layers(self) -> tuple[str | int | None, ...]:
         """Those of its mixer."""
         return self.mixer.feature_layers
 

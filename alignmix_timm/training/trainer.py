@@ -164,7 +164,8 @@ class Trainer:
         for line in start_lines(config, run.splits, run.plan, run.step, run.accelerator):
             self.journal.say(line)
         if run.mixer.mixes_inside:
-            self.journal.say(wrapped(f"AlignMix mixes {run.hooks.point}."))
+            mixes = "AlignMix mixes" if None in run.mixer.feature_layers else "This run mixes"
+            self.journal.say(wrapped(f"{mixes} {run.hooks.describe(run.mixer.feature_layers)}."))
         if run.accelerator.is_main_process:
             write_options(run.folder, config)
         if run.step == 0:
