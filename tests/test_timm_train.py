@@ -11,26 +11,12 @@ import timm
 import timm.data
 import timm.loss
 import torch
-from batch_probe import Probe, check_batch, write_images
+from batch_probe import Probe, check_batch
 from launcher import ENVIRONMENT
 from script_runs import SCRIPT, Launch
 
 from alignmix_timm import AlignMix
 from alignmix_timm.timm_train import main
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    write_images(folder / "data", 8)
-    return folder
-
-
-@pytest.fixture
-def launch(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Launch:
-    (tmp_path / "data").symlink_to(images / "data")
-    return Launch(tmp_path, capsys)
-
 
 OPTIONS: list[str] = [
     "",
