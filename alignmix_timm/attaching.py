@@ -32,8 +32,10 @@ def attach(
     """Hook a timm model so that it can mix features and embeddings.
 
     Attach before the model is compiled and called: hooks that come later are not seen. A compiled model does not notice
-    a second forward pass for one ``arm``, and mixes it alike. With activation checkpointing, run backward before the
-    next ``arm``.
+    a second forward pass for one ``arm``, and mixes it alike. It has a graph for evaluation, for batches of images
+    alone, for the embedding, for the mixing point, and for each layer, and twice as many if batches differ in size: of
+    more than eight, raise ``torch._dynamo.config.recompile_limit``. With activation checkpointing, run backward before
+    the next ``arm``.
 
     Args:
         model: Any timm classifier; it keeps its class, state_dict and eval output.

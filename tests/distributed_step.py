@@ -1,6 +1,6 @@
 """One training step for each mode, in each of two processes; run by test_distributed.py under ``accelerate launch``.
 
-    distributed_step.py OUT ddp|fsdp|alignmix_ae|alignmix_vae MODE [MODE ...]
+    distributed_step.py OUT ddp|fsdp|alignmix_ae|alignmix_vae MODE [MODE ...]    # or names of mixers, but for AlignMix
 
 Each process mixes its own batch and writes its mixing parameters, its loss, the reduced gradients, and the names of the
 parameters that an optimizer with momentum and weight decay then leaves as they are. Every step starts from the same
@@ -19,17 +19,21 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from alignmix_timm import AlignMixCollator, AlignMixModel, Autoencoder
+from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, OneOf
 
 BATCH, CLASSES, SIZE = 6, 4, 64
+OTHERS: tuple[Mixer, ...] = (ManifoldMixup((2,), per_example=True), InputMixup(), CutMix(per_example=True))
+MIXER = OneOf((AlignMixup(), *OTHERS))
 
 
 def build(kind: str) -> nn.Module:
     torch.manual_seed(0)
     image = (3, SIZE, SIZE)
     if kind == "ddp":
-        return AlignMixModel(timm.create_model("test_resnet", num_classes=CLASSES), input_size=image)
+        return AlignMixModel(timm.create_model("test_resnet", num_classes=CLASSES), mixer=MIXER, input_size=image)
     if kind == "fsdp":
-        return AlignMixModel(timm.create_model("test_vit", num_classes=CLASSES, img_size=SIZE), input_size=image)
+        net = timm.create_model("test_vit", num_classes=CLASSES, img_size=SIZE)
+        return AlignMixModel(net, mixer=MIXER, input_size=image)
     options = dict(backbone="preact_resnet18", img_size=SIZE, embed_dim=16, backbone_args={"width": 4})
     net = timm.create_model("alignmix_encoder", num_classes=CLASSES, **options)
     return Autoencoder(net, image, variational=kind == "alignmix_vae", decoder_width=4)
@@ -38,6 +42,12 @@ def build(kind: str) -> nn.Module:
 def examples(rank: int, step: int) -> list[tuple[torch.Tensor, int]]:
     generator = torch.Generator().manual_seed(100 * step + rank)
     return [(torch.randn(3, SIZE, SIZE, generator=generator), row % CLASSES) for row in range(BATCH)]
+
+
+def collator(word: str) -> AlignMixCollator:
+    """For a mode of AlignMix, or the mixer of this name."""
+    other = next((mixer for mixer in OTHERS if mixer.name == word), None)
+    return AlignMixCollator(modes=(word,)) if other is None else AlignMixCollator(mixer=other)
 
 
 def forward(model: nn.Module, batch: dict[str, object], rank: int, step: int) -> torch.Tensor:
@@ -60,7 +70,7 @@ def main() -> None:
         wrapped = DistributedDataParallel(model, find_unused_parameters=kind != "ddp")
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     for step, mode in enumerate(modes):
-        batch = AlignMixCollator(seed=0, modes=(mode,))(examples(rank, step))
+        batch = collator(mode)(examples(rank, step))
         optimizer.zero_grad()
         loss = forward(wrapped, batch, rank, step)
         loss.backward()

@@ -32,7 +32,7 @@ class Done(NamedTuple):
     def modes(self) -> dict[str, int]:
         """Counts of the line at the end."""
         counts = re.search(r"batches, \d+ mixed \((.*)\)", self.err)
-        return {name: int(count) for name, count in re.findall(r"(\w+) (\d+)", counts[1])}
+        return {name: int(count) for name, count in re.findall(r"([\w.]+) (\d+)", counts[1])}
 
 
 class Launch:

@@ -1,5 +1,6 @@
 """The network compiled: one graph for each action, no graph break, the gradients of the plain run."""
 
+import copy
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from alignmix_timm import MODES, AlignMix, AlignMixModel, Autoencoder, MixParams, attach, draw
+from alignmix_timm.mixers import AlignMixup, ManifoldMixup, Mixer, NoMixing, OneOf
+from alignmix_timm.params import Place
 
 QUICK = (("test_resnet", 64),)
 FAMILIES = (
@@ -72,6 +75,27 @@ def test_one_graph_for_each_action(name: str, size: int) -> None:
                 assert torch.equal(model.eval()(images).logits, plain.eval()(images).logits)
                 model.train(), plain.train()
     assert dict(graphs) == {"none": 1, "embed": 1, "feat": 1}
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_mixers_in_turns_stay_within_the_limit_of_graphs() -> None:
+    """AlignMix and manifold mixup at two layers, with validation: however long the run."""
+    mixers: list[Mixer] = [AlignMixup(modes=(mode,)) for mode in ("input", "embed", "feat", "feat_swap")]
+    mixers += [NoMixing(), *(ManifoldMixup((layer,)) for layer in ("input", 1, 2))]
+    net = build("test_resnet", 64).detach()
+    model = AlignMixModel(net, mixer=OneOf((AlignMixup(), ManifoldMixup())), input_size=(3, 64, 64)).train()
+    plain, backend = copy.deepcopy(model), CompileCounterWithBackend("aot_eager")
+    net.compile(backend=backend, fullgraph=True)
+    images, labels = torch.randn(4, 3, 64, 64), torch.arange(4)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for step, mixer in enumerate((*mixers, *reversed(mixers))):
+            params = mixer.draw(4, Place(0, step))
+            losses = [one(images, labels, params).loss for one in (model, plain)]
+            assert losses[0] == losses[1]
+            losses[0].backward()
+            assert torch.equal(model.eval()(images).logits, plain.eval()(images).logits)
+            model.train(), plain.train()
+    assert backend.frame_count == 6  # evaluation; none or images; the embedding; the mixing point; two layers
     assert not torch._dynamo.utils.counters["graph_break"]
 
 

@@ -269,13 +269,6 @@ def test_label_smoothing_is_timms_and_only_for_training(small: nn.Module) -> Non
     assert torch.allclose(output.loss, nn.functional.cross_entropy(output.logits, labels))
 
 
-def test_odd_and_single_batches(small: nn.Module) -> None:
-    model = AlignMixModel(small).train()
-    for batch in (1, 2, 3, 5):
-        for step in range(6):
-            assert model(small_images(batch), torch.zeros(batch).long(), draw(batch, 0, step)).loss.isfinite()
-
-
 def test_transport_is_kept_for_logging(small: nn.Module) -> None:
     model = AlignMixModel(small, feature_module="layer3", epsilon=0.1).train()
     model(small_images(), LABELS, mix=draw(4, 0, 0, modes=("feat",)))

@@ -11,26 +11,12 @@ import timm
 import timm.data
 import timm.loss
 import torch
-from batch_probe import Probe, check_batch, write_images
+from batch_probe import Probe, check_batch
 from launcher import ENVIRONMENT
 from script_runs import SCRIPT, Launch
 
 from alignmix_timm import AlignMix
 from alignmix_timm.timm_train import main
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("images")
-    write_images(folder / "data", 8)
-    return folder
-
-
-@pytest.fixture
-def launch(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Launch:
-    (tmp_path / "data").symlink_to(images / "data")
-    return Launch(tmp_path, capsys)
-
 
 OPTIONS: list[str] = [
     "",
@@ -192,7 +178,7 @@ def test_resuming_an_unmixed_run_says_where_draws_begin(launch: Launch) -> None:
     launch("data", "--epochs", 1)
     done = launch("data", "--mixup", "alignmix", "--resume", launch.folder / "output" / "last.pth.tar")
     assert done.status == 0
-    assert "does not hold the number of its last batch" in done.err
+    assert "does not hold the number of its last batch" in " ".join(done.err.split())  # wherever the line broke
 
 
 @pytest.mark.parametrize(

@@ -65,21 +65,6 @@ def test_autocast_gives_nearly_the_same_loss(mode: str, dtype: torch.dtype) -> N
     assert all(gradient.isfinite().all() and gradient.dtype == torch.float32 for gradient in gradients)
 
 
-def test_accumulated_micro_batches_add_up() -> None:
-    accumulated, summed = build("test_vit", 64), None
-    batches = images(64, 8).split(4)
-    for micro, batch in enumerate(batches):
-        loss = accumulated(batch, torch.arange(4), draw(4, 0, 0, micro, modes=("feat",))).loss
-        (loss / 2).backward()
-    for micro, batch in enumerate(batches):
-        single = build("test_vit", 64)
-        single(batch, torch.arange(4), draw(4, 0, 0, micro, modes=("feat",))).loss.backward()
-        gradients = [parameter.grad / 2 for parameter in single.parameters()]
-        summed = gradients if summed is None else [a + b for a, b in zip(summed, gradients, strict=True)]
-    for parameter, expected in zip(accumulated.parameters(), summed, strict=True):
-        assert torch.allclose(parameter.grad, expected, atol=1e-6)
-
-
 def test_ema_evaluates_its_own_weights_and_never_mixes() -> None:
     torch.manual_seed(0)
     net = timm.create_model("test_resnet", num_classes=4).train()

@@ -30,7 +30,7 @@ OPTIONS = {
     "drop": 0.2,
     "log-every": 1,
     "checkpoint-every": 3,
-    "mixers": ["alignmix", "cutmix"],
+    "mixers": ["alignmix", "manifold", "cutmix", "mixup"],
     "model-ema-decay": 0.9,
 }
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.layers import convert_sync_batchnorm
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
@@ -20,6 +21,8 @@ from ..nearest import nearest
 from ..networks.autoencoder import Autoencoder
 from .config import TrainConfig
 from .data.transforms import check_augmentation
+
+_GRAPHS = 32  # of a compiled model, at most: one for each layer that is mixed and a few more, at two batch sizes
 
 
 def check_names(config: TrainConfig) -> None:
@@ -151,6 +154,7 @@ def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any], mixer: Mixer
         if config.sync_bn:
             wrapped.decoder = convert_sync_batchnorm(wrapped.decoder)
     if config.compile:
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _GRAPHS)
         classifier.model.compile()
     return wrapped
 
