@@ -1,5 +1,6 @@
 """Checkpoints are complete or absent, and runs do not get in each other's way."""
 
+import json
 import os
 import subprocess
 import sys
@@ -44,6 +45,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, accelerator: Accelerat
     assert (tmp_path / "last").resolve() == checkpoints.latest()
     assert (tmp_path / "best").resolve().name == "step-00000002"
     assert read_progress(tmp_path / "last") == {"step": 3, "best": BEST, "schedule": BatchPlan(10, 2, 1, 0)}
+    saved = json.loads((tmp_path / "last" / "progress.json").read_text())
+    assert saved["schedule"] == {"rows": 10, "micro_batch": 2, "micros": 1, "seed": 0}  # as earlier versions have it
     assert (tmp_path / "last" / "config.yaml").exists()
 
 
