@@ -5,7 +5,6 @@ before the forward pass (``arm``); the hooks draw nothing and never wait for the
 """
 
 import functools
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from .alignment import Alignment
 from .functional import align, mix
 from .params import MixParams
-from .points import ImageSize, MixingPoint, built_for, choose_points
+from .points import ImageSize, MixingPoint, built_for
+from .points.by_size import PointsBySize
 from .points.layout import Layout, mix_maps
-from .points.stages import stage_module
 from .sinkhorn import Transport
-
-_logger = logging.getLogger(__name__)
 
 # What an armed controller holds, and a disarmed one, such as any copy, does not.
 _DISARMED: dict[str, Any] = dict(
@@ -68,13 +65,7 @@ class MixingHooks:
         layers: Sequence[str | int | None] = (),
     ) -> None:
         self.model, self.root, self.alignment = model, root, alignment
-        self._feature_module = feature_module
-        self._layers = {
-            layer: stage_module(model, layer) if isinstance(layer, int) else layer
-            for layer in layers
-            if layer is not None
-        }
-        self._points: dict[ImageSize, dict[str | int | None, MixingPoint]] = {}
+        self._points = PointsBySize(model, feature_module, layers)
         self._hooked: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self.disarm()
@@ -99,10 +90,10 @@ class MixingHooks:
         self.action = "feat" if params.mixes_features else "embed" if params.mode == "embed" else "none"
         self.pending = self.action != "none"
         self.layer = params.layer if params.mixes_features else None
-        if self.layer is not None and self.layer not in self._layers:
+        if self.layer is not None and self.layer not in self._points.names:
             self.disarm()
             raise ValueError(
-                f"layer must be one that was hooked, {list(self._layers)}, got {params.layer!r}. Give the model "
+                f"layer must be one that was hooked, {list(self._points.names)}, got {params.layer!r}. Give the model "
                 "the mixer that draws its batches."
             )
         self.aligned = params.aligned and self.alignment.aligned
@@ -138,11 +129,7 @@ class MixingHooks:
 
     def describe(self, layers: Sequence[str | int | None]) -> str:
         """Say in words where batches are mixed, at some of the layers that were given to :func:`attach`."""
-        parts = [str(self.point)] if None in layers else []
-        named = [name for layer, name in self._layers.items() if layer in layers]
-        if named:
-            parts.append(f"features in place at {', '.join(named)}")
-        return "; ".join(parts) or "images"
+        return self._points.describe(self.point.input_size, layers)
 
     def detach(self) -> None:
         """Remove every trace from the model."""
@@ -155,11 +142,11 @@ class MixingHooks:
         """Name of the module whose hook mixes the batch."""
         if self.action == "embed":
             return self.point.classifiers[0]
-        return self.point.feature_module if self.layer is None else self._layers[self.layer]
+        return self.point.feature_module if self.layer is None else self._points.names[self.layer]
 
     def _place(self, image_size: ImageSize) -> None:
         """Hook the modules of the point for this image size, and those of the layers; hooks there already stay."""
-        point = self._points_at(image_size)[None]
+        point = self._points.at(image_size)[None]
         if self.alignment.align_embedding and point.embedding_size in (None, (1, 1)):
             raise ValueError(
                 "align_embedding needs an embedding with positions: an Encoder with embedding='tensor' and a grid of "
@@ -169,7 +156,7 @@ class MixingHooks:
         if self._hooked != point.modules:
             while self._handles:
                 self._handles.pop().remove()
-            for layer, name in self._layers.items():
+            for layer, name in self._points.names.items():
                 hook = functools.partial(self._after_layer, layer)
                 self._handles.append(self.model.get_submodule(name).register_forward_hook(hook))
             feature_module = self.model.get_submodule(point.feature_module)
@@ -178,14 +165,6 @@ class MixingHooks:
             self._handles += [module.register_forward_pre_hook(self._before_classifier) for module in classifiers]
             self._hooked = point.modules
         self.point = point
-
-    def _points_at(self, image_size: ImageSize) -> dict[str | int | None, MixingPoint]:
-        """The mixing point at this image size, None, and those of the layers."""
-        if image_size not in self._points:
-            points = choose_points(self.model, image_size, [self._feature_module, *self._layers.values()])
-            self._points[image_size] = dict(zip((None, *self._layers), points, strict=True))
-            _logger.info("AlignMix mixes %s at images of %s.", points[0], image_size)
-        return self._points[image_size]
 
     def _after_features(self, module: nn.Module, args: Any, output: Any) -> Any:
         if not self.root.training:
@@ -213,7 +192,7 @@ class MixingHooks:
 
     def _mix_features(self, feats: Tensor) -> Tensor:
         perm, lam = self._parameters_for(feats)
-        point = self._points[self.point.input_size][self.layer]
+        point = self._points.at(self.point.input_size)[self.layer]
         move = functools.partial(self._align, point)
         return mix_maps(point.layout, feats, feats[perm], lam, move)
 

@@ -230,7 +230,7 @@ def test_other_refusals() -> None:
         Autoencoder(encoder(), (3, 32, 32), std=(0.5, 0.5))
     with pytest.raises(ValueError, match="layer_decay needs --embedding none"):
         TrainConfig(data="x", embedding="flatten", layer_decay=0.7).check()
-    with pytest.raises(ValueError, match="kl_weight must be a number >= 0, got -1"):
+    with pytest.raises(ValueError, match="kl_weight must be >= 0, got -1"):
         TrainConfig(data="x", kl_weight=-1.0).check()
     with pytest.raises(ValueError, match="method 'alignmix_ae' needs --embedding flatten or tensor"):
         TrainConfig(data="x", method="alignmix_ae").check()

@@ -71,7 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("line", "status", "message"),
     [
         ("--bacth-size 4", 2, "unknown option '--bacth-size'. Did you mean '--batch-size'?"),
-        ("--batch-size many", 2, "argument --batch-size: invalid int value: 'many'"),
+        ("--batch-size many", 2, "error: --batch-size: invalid int value: 'many'."),
         ("--batch-size 0", 1, "error: batch_size must be >= 1, got 0."),
         ("--image-size -4", 1, "error: image_size must be >= 1, got -4."),
         (

@@ -291,7 +291,10 @@ def test_the_command_line_explains_itself(launch: Launch, capsys: pytest.Capture
         for option in ("alpha", "modes", "lam", "epsilon", "feature-module", "align-size"):
             assert f"--alignmix-{option}" in text
     assert "or alignmix, manifold, mixup, cutmix" in of_script.out
-    for arguments, message in ((["push"], "must be a script, SCRIPT.py, got 'push'"), (["no.py"], "no script 'no.py'")):
+    for arguments, message in (
+        (["push"], "must be a script, SCRIPT.py, or train or push"),
+        (["no.py"], "no script 'no.py'"),
+    ):
         with pytest.raises(SystemExit):
             main(arguments)
         assert message in capsys.readouterr().err
