@@ -25,12 +25,11 @@ def box_around(centre: Tensor, lam: Tensor, height: int, width: int) -> Tensor:
     Returns:
         First row, row after the last, first column, column after the last, [B, 4] int64.
     """
-    size = torch.tensor([height, width], device=lam.device)
-    side = ((1 - lam).sqrt()[:, None] * size).long()
-    middle = (centre * size).long()
-    low = torch.minimum((middle - side // 2).clamp_min(0), size)
-    high = torch.minimum(middle + (side + 1) // 2, size)
-    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+    spans: list[Tensor] = []
+    for axis, size in enumerate((height, width)):
+        side, middle = ((1 - lam).sqrt() * size).long(), (centre[:, axis] * size).long()
+        spans += [(middle - side // 2).clamp(0, size), (middle + (side + 1) // 2).clamp(0, size)]
+    return torch.stack(spans, 1)
 
 
 def box_within(place: Tensor, sides: Tensor, height: int, width: int) -> Tensor:
@@ -44,11 +43,12 @@ def box_within(place: Tensor, sides: Tensor, height: int, width: int) -> Tensor:
     Returns:
         As :func:`box_around`.
     """
-    size = torch.tensor([height, width], device=place.device)
-    side = (sides * size).long()
-    low = (place * (size - side + 1)).long()
-    high = low + side
-    return torch.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], 1)
+    spans: list[Tensor] = []
+    for axis, size in enumerate((height, width)):
+        side = (sides[:, axis] * size).long()
+        low = (place[:, axis] * (size - side + 1)).long()
+        spans += [low, low + side]
+    return torch.stack(spans, 1)
 
 
 def paste(images: Tensor, perm: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
