@@ -123,6 +123,23 @@ def test_a_compiled_model_is_refused() -> None:
         attach(net)
 
 
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_wrapper_takes_images_of_another_size_than_the_network_was_built_for(backend: str) -> None:
+    """As the Hugging Face Trainer compiles it: the choice of a point, a trace of its own, must not be traced."""
+    torch.manual_seed(0)
+    model = AlignMixModel(timm.create_model("test_resnet", num_classes=4, act_layer="silu"))
+    plain, compiled = copy.deepcopy(model), torch.compile(model, backend=backend)
+    assert model.hooks.point.input_size == (3, 160, 160)
+    for step, mode in enumerate(MODES):
+        images, params = torch.randn(4, 3, 64, 64), draw(4, 0, step, modes=(mode,))
+        found, expected = (one(images, torch.arange(4), params) for one in (compiled, plain))
+        assert torch.allclose(found.loss, expected.loss, atol=1e-5)
+        assert torch.equal(found.targets, expected.targets)
+    assert model.hooks.point.input_size == (3, 64, 64)
+    model.eval(), plain.eval()
+    assert torch.allclose(compiled(images).logits, plain(images).logits, atol=1e-5)
+
+
 def test_a_network_that_was_compiled_and_called_before_is_noticed() -> None:
     net = timm.create_model("test_resnet", num_classes=4).train()
     net.compile(backend="eager")

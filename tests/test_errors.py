@@ -113,7 +113,7 @@ def test_recipes_tell_errors_in_a_sentence(
 
 
 def test_ctrl_c_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background does not inherit
     try:
         with pytest.raises(SystemExit) as stopped, told_in_a_sentence():
             signal.raise_signal(signal.SIGINT)
