@@ -61,7 +61,7 @@ class Sample(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """AlignMix/AE, or AlignMix/VAE: stands where :class:`alignmix_timm.AlignMixModel` does, and knows mode ``clean``.
+    """AlignMix/AE or AlignMix/VAE: drop-in replacement for :class:`alignmix_timm.AlignMixModel`, with mode ``clean``.
 
     Reconstruction loss: mean over pixels and channels of the squared difference, on images in [-1, 1] (the paper's is
     the sum: weight ``C * H * W``). The VAE adds the Kullback-Leibler divergence from the standard normal distribution.
