@@ -8,6 +8,7 @@ checkpoint is the step.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Literal, NamedTuple, TypedDict, get_args
 
 import numpy as np
@@ -180,10 +181,10 @@ def check_draw_options(
     per_example: bool = True,
 ) -> None:
     """Raise ValueError for options that ``draw`` cannot take."""
-    if not alpha > 0:
-        raise ValueError(f"alpha must be > 0, got {alpha}. The paper's value is 2.")
-    if not 0 <= prob <= 1:
-        raise ValueError(f"prob must be in [0, 1], got {prob}.")
+    if not isinstance(alpha, Real) or not alpha > 0:
+        raise ValueError(f"alpha must be > 0, got {alpha!r}. The paper's value is 2.")
+    if not isinstance(prob, Real) or not 0 <= prob <= 1:
+        raise ValueError(f"prob must be in [0, 1], got {prob!r}.")
     unknown = [mode for mode in modes if mode not in get_args(Mode)]
     if unknown or not modes:
         raise ValueError(f"modes must be chosen from {get_args(Mode)}, got {tuple(modes)}.")

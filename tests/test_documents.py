@@ -42,7 +42,7 @@ def label(block: Block) -> str:
 
 def test_every_block_is_run() -> None:
     kinds = {block.language for block in blocks()}
-    assert kinds == {"python", "diff", "bash", "bibtex"}
+    assert kinds == {"python", "diff", "bash", "bibtex", "text"}
     fences = sum((ROOT / name).read_text().count("```") for name in {block.document for block in blocks()})
     assert fences == 2 * len(blocks())
     assert {block.document for block in SHELL} == {"README.md", "recipes/README.md", "hub/README.md"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..nearest import nearest
 from .messages import stop
-from .options import add_options
+from .options import add_options, names
 from .requirements import check_timm
 
 _USAGE = """alignmix-timm SCRIPT.py [OPTION ...] --mixup alignmix
@@ -80,6 +80,6 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_NOTES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--mixup", metavar="alignmix", help="mix by AlignMix; a number is timm's own mixup")
+    parser.add_argument("--mixup", metavar="NAME", help=f"mix by {', '.join(names())}; a number is timm's own mixup")
     add_options(parser)
     return parser

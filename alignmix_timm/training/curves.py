@@ -73,7 +73,7 @@ def curves_figure(records: list[dict[str, Any]], name: str) -> Any:
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.grid(alpha=0.3)
         if len(lines) > 1 or panel.kind == "eval":
-            axes.legend(ncols=-(-len(lines) // 3), framealpha=0.6)
+            axes.legend(ncols=2 if len(lines) > 3 else 1, fontsize="small" if len(lines) > 5 else None, framealpha=0.6)
     return figure
 
 

@@ -24,7 +24,9 @@ class MixingOptions(OptionGroup):
         role="model",
     )
     mixers: list[str] = option(["alignmix"], f"one is drawn for each optimizer step: {', '.join(MIXERS)}")
-    mixer_args: dict[str, Any] = option({}, "more arguments of the mixers, as cutmix.alpha=1")
+    mixer_args: dict[str, Any] = option(
+        {}, "more arguments of the mixers, as cutmix.alpha=1, before --mixup-alpha and the like"
+    )
     mix_prob: float = option(1.0, "probability that a step mixes at all")
     mix_off_epoch: int | None = option(None, "mix no more from this epoch on")
     modes: list[Mode] = option(list(MODES), "AlignMix: modes to draw from; clean alone trains a plain autoencoder")

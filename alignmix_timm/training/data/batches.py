@@ -58,7 +58,10 @@ def plan_batches(config: TrainConfig, train: Any, processes: int, saved: BatchPl
         raise ValueError("micro_batch_size must be >= 2 to mix, which happens within a forward pass, got 1.")
     plan = BatchPlan(rows, micro_batch, config.batch_size // micro_batch, config.seed)
     if not plan.steps_per_epoch:
-        raise ValueError(f"batch_size must be at most the training rows, got {config.batch_size} of {rows} rows.")
+        raise ValueError(
+            f"batch_size must be at most the training rows, got {config.batch_size} of {rows} rows. Pass a smaller "
+            "--batch-size."
+        )
     return plan
 
 

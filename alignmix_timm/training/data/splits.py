@@ -104,9 +104,9 @@ def _load(config: TrainConfig, split: str, streaming: bool) -> Any:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).rstrip(".")
         raise ValueError(
-            f"cannot load split {split!r} of {config.data!r}: {reason}. Pass --data a folder, or the name of a "
-            "dataset on the Hub that this machine can reach; --data-config, --revision and --train-split of "
-            "recipes/train.py say which part."
+            f"cannot load split {split!r} of {config.data!r}: {reason}. Pass --data a folder that exists, or the "
+            "name of a dataset on the Hub that this machine can reach; --data-config, --revision and --train-split say "
+            "which part."
         ) from error
 
 
