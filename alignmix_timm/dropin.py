@@ -73,6 +73,7 @@ class AlignMix:
         self.step, self.last = self.step + 1, params.label
         mixed = mix_batch(mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
         if mixed.extra_loss is not None:
+            self.hooks.disarm()
             raise ValueError(f"mixer {self.mixer.name} adds to the loss: use AlignMixModel, whose loss holds it.")
         return mixed.images, mixed.targets
 

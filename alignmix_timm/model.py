@@ -1,5 +1,6 @@
 """A timm model that mixes its training batches, for Accelerate, the Hugging Face Trainer, or a loop; and its output."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from .targets import check_num_classes, check_smoothing, dense_targets
 _NAMES = ("loss", "logits", "targets")
 
 
-class AlignMixOutput(dict[str, Tensor]):
+class AlignMixOutput(OrderedDict[str, Tensor]):
     """Loss, logits and targets: by attribute, by name, or by index in this order; what is absent is left out.
 
     Like transformers' ``ModelOutput`` it is a dictionary: iterate over ``to_tuple()``. In eval mode without labels it
@@ -57,7 +58,7 @@ def _unflatten(values: Any, names: Any) -> AlignMixOutput:
     return AlignMixOutput(zip(names, values, strict=True))
 
 
-# DDP and FSDP look for the tensors of an output by this registry.
+# DDP and FSDP2 look for the tensors of an output by this registry; FSDP1 rebuilds ordered dictionaries by their class.
 pytree.register_pytree_node(
     AlignMixOutput, _flatten, _unflatten, serialized_type_name=f"{AlignMixOutput.__module__}.{AlignMixOutput.__name__}"
 )

@@ -5,6 +5,7 @@ so every process of a step agrees on it; lam and perm depend on (seed, step, mic
 checkpoint is the step.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -181,7 +182,7 @@ def check_draw_options(
     per_example: bool = True,
 ) -> None:
     """Raise ValueError for options that ``draw`` cannot take."""
-    if not isinstance(alpha, Real) or not alpha > 0:
+    if not isinstance(alpha, Real) or not 0 < alpha < math.inf:
         raise ValueError(f"alpha must be > 0, got {alpha!r}. The paper's value is 2.")
     if not isinstance(prob, Real) or not 0 <= prob <= 1:
         raise ValueError(f"prob must be in [0, 1], got {prob!r}.")

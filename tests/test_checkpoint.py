@@ -146,3 +146,18 @@ def test_a_run_from_before_an_option_existed_has_its_default(tmp_path: Path) -> 
     check_changes(TrainConfig(data="a"), tmp_path)
     with pytest.raises(ValueError, match="embedding 'none', got 'tensor'"):
         check_changes(TrainConfig(data="a", embedding="tensor"), tmp_path)
+
+
+def test_the_best_of_an_older_run_is_that_which_it_links_to(tmp_path: Path) -> None:
+    """Older progress holds the score alone: the step is that of the link, the rest stands in the metrics."""
+    run = tmp_path / "run"
+    for step in (4, 8):
+        folder = run / "checkpoints" / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        old = {"step": step, "best": 60.0, "schedule": {"rows": 64, "micro_batch": 8, "micros": 1, "seed": 0}}
+        (folder / "progress.json").write_text(json.dumps(old))
+    assert read_progress(folder)["best"] == {}
+    (run / "best").symlink_to("checkpoints/step-00000004")
+    records = [{"kind": "eval", "step": step, "epoch": 1.0, "top1": 100.0 - 10 * step, "time": 1.0} for step in (4, 8)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert read_progress(folder)["best"] == {"step": 4, "top1": 60.0}

@@ -9,6 +9,7 @@ from typing import get_args
 import pytest
 
 from alignmix_timm.training.config import GROUPS, TrainConfig, parse_config
+from alignmix_timm.training.mixing import build_mixer
 from alignmix_timm.training.option_ranges import _INTERVALS
 from alignmix_timm.training.options import Role, names_of
 
@@ -106,6 +107,11 @@ def test_wrong_options_are_named(line: str, message: str, capsys: pytest.Capture
         ("--model-ema-decay 2", "model_ema_decay must be in [0, 1], got 2.0."),
         ("--warmup-epochs -1", "warmup_epochs must be >= 0, got -1."),
         ("--mix-off-epoch -1", "mix_off_epoch must be >= 0, got -1."),
+        ("--mixers cutmix --mixer-args cutmix.alpha=x", "cutmix: alpha must be of type float, got 'x'."),
+        ("--mixers cutmix --mixer-args cutmix.alpha=.inf", "cutmix: alpha must be > 0, got inf."),
+        ("--mixers cutmix --mixer-args cutmix.per_example=maybe", "cutmix: per_example must be of type bool, got"),
+        ("--mixers cutmix --mixer-args cutmix.minmax=[a,b]", "cutmix: minmax must be two shares in [0, 1]"),
+        ("--mixer-args alignmix.modes=[input,clean]", "modes must not hold 'clean'"),
         ("--alpha inf", "alpha must be > 0, got inf. The paper's value is 2."),
         ("--mixup-alpha 0", "mixup_alpha must be > 0, got 0.0. To leave it out, see --mixers."),
         ("--smoothing 1", "smoothing must be in [0, 1), got 1.0."),
@@ -185,3 +191,11 @@ def test_configs_are_read_and_say_what_to_expect(path: Path) -> None:
     assert all(
         word in header for word in ("python " if "python " in header else "accelerate launch", "Hardware:", "Time")
     )
+
+
+def test_arguments_of_mixers_are_typed_and_a_mixer_given_twice_is_drawn_twice_as_often() -> None:
+    line = "--data a --mixers cutmix cutmix alignmix --mixer-args cutmix.alpha=1e-3 cutmix.minmax=[0.2,0.5]"
+    mixer = build_mixer(parse_config(line.split()))
+    assert [part.name for part in mixer.mixers] == ["cutmix", "alignmix"]
+    assert list(mixer.probabilities) == [2, 1]
+    assert mixer.mixers[0].alpha == 1e-3

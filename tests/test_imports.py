@@ -11,19 +11,20 @@ from launcher import ROOT
 PACKAGE = ROOT / "alignmix_timm"
 NAME = PACKAGE.name
 
-BASE = "alignment functional mixers nearest params points seeds sinkhorn targets"
+BASE = "alignment functional mixers nearest params points seeds sinkhorn targets typed"
 WRAPPER = f"{BASE} attaching collate hooks model"
 
 # What each folder, and each module beside the folders, may import of the others. From the bottom to the top.
 ALLOWED = {
     "nearest": "",
+    "typed": "nearest",
     "seeds": "",
     "targets": "",
     "sinkhorn": "",
     "functional": "sinkhorn",
     "params": "seeds",
     "alignment": "functional sinkhorn",
-    "mixers": "functional nearest params seeds targets",
+    "mixers": "functional nearest params seeds targets typed",
     "points": "alignment functional sinkhorn",
     "hooks": "alignment functional params points sinkhorn",
     "attaching": "alignment hooks points",

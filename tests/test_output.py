@@ -109,3 +109,14 @@ def test_tensors_of_an_output_are_found_by_ddp() -> None:
     leaves, _ = pytree.tree_flatten(output())
     assert len(leaves) == 3
     assert all(isinstance(leaf, Tensor) for leaf in leaves)
+
+
+def test_fsdp1_keeps_its_class() -> None:
+    """It rebuilds what it maps over; a plain dictionary would have no attributes."""
+    from torch.distributed.utils import _apply_to_tensors
+
+    output = AlignMixOutput(loss=torch.ones(()), logits=torch.ones(2, 3), targets=torch.ones(2, 3))
+    moved = _apply_to_tensors(lambda tensor: 2 * tensor, output)
+    assert isinstance(moved, AlignMixOutput)
+    assert moved.loss == 2
+    assert list(moved) == ["loss", "logits", "targets"]

@@ -48,7 +48,7 @@ class AlignMixup(Mixer):
     @property
     def mixes_inside(self) -> bool:
         """Whether features or embeddings are mixed in some batch."""
-        return bool(self._drawn - {"input"})
+        return bool(self._drawn - {"input", "none", "clean"})
 
     @property
     def feature_layers(self) -> tuple[str | int | None, ...]:

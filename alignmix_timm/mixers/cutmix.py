@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import ClassVar
 
 import numpy as np
@@ -125,4 +126,6 @@ class CutMix(Mixer):
 
 
 def _are_shares(minmax: object) -> bool:
-    return isinstance(minmax, list | tuple) and len(minmax) == 2 and 0 <= minmax[0] <= minmax[1] <= 1
+    if not isinstance(minmax, list | tuple) or len(minmax) != 2 or not all(isinstance(one, Real) for one in minmax):
+        return False
+    return 0 <= minmax[0] <= minmax[1] <= 1

@@ -32,7 +32,7 @@ class OneOf(Mixer):
     """Draws one of several mixers for each step, the same in all processes.
 
     Args:
-        mixers: Mixers of different names.
+        mixers: Mixers of different names; give one a larger share by ``probabilities``.
         probabilities: Relative frequency of each; None is uniform.
         prob: Probability that a batch is given to one of them at all, in [0, 1].
         until: Step from which on nothing is mixed; None is never.

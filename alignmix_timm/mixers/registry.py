@@ -1,9 +1,10 @@
 """All ways of mixing, by name."""
 
 from dataclasses import fields
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 from ..nearest import nearest
+from ..typed import kinds_of, typed
 from .alignmix import AlignMixup
 from .contract import Mixer
 from .cutmix import CutMix
@@ -25,12 +26,18 @@ def make_mixer(name: str, **options: Any) -> Mixer:
     if name not in MIXERS:
         raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {name!r}.{nearest(name, MIXERS)}")
     known = [option.name for option in fields(MIXERS[name])]
+    hints = get_type_hints(MIXERS[name])
     for option in options:
         if option not in known:
             raise ValueError(
                 f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}.{nearest(option, known)}"
             )
     try:
-        return MIXERS[name](**options)
+        return MIXERS[name](**{option: _plain(option, hints[option], value) for option, value in options.items()})
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def _plain(option: str, hint: Any, value: Any) -> Any:
+    """Numbers, words and switches in their types; a mixer checks its sequences itself."""
+    return value if get_origin(kinds_of(hint)[0]) else typed(option, hint, value)

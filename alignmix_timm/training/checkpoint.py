@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from ..publishing.file_modes import follow_umask
 from .config import TrainConfig
 from .data.batches import BatchPlan
+from .journal import read_journal
 
 PROGRESS = "progress.json"
 
@@ -181,9 +182,22 @@ def write_options(folder: Path, config: TrainConfig) -> None:
     (folder / "versions.json").write_text(json.dumps(versions, indent=2))
 
 
+def _linked_best(run: Path) -> dict[str, float]:
+    """The evaluation of the checkpoint that a run links to as the best, with its step; empty if it is not known."""
+    link, journal = run / "best" / PROGRESS, run / "metrics.jsonl"
+    if not link.exists() or not journal.exists():
+        return {}
+    step = json.loads(link.read_text())["step"]
+    found = [record for record in read_journal(journal) if record["kind"] == "eval" and record["step"] == step]
+    numbers = (
+        {name: value for name, value in found[-1].items() if name not in ("kind", "epoch", "time")} if found else {}
+    )
+    return numbers
+
+
 def read_progress(folder: Path) -> dict[str, Any]:
     """What :func:`write_progress` wrote."""
     progress = json.loads((folder / PROGRESS).read_text())
-    if not isinstance(progress["best"], dict):  # of a version that did not note the step
-        progress["best"] = {}
+    if not isinstance(progress["best"], dict):  # of a version that noted its score alone
+        progress["best"] = _linked_best(folder.resolve().parents[1])
     return {**progress, "schedule": BatchPlan(**progress["schedule"])}

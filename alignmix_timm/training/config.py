@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from ..nearest import nearest
+from ..typed import typed
 from .data_options import AugmentationOptions, DataOptions, ModelOptions
 from .mixing import MixingOptions
 from .option_ranges import check_lists, check_ranges
-from .options import OptionGroup, argument, help_text, typed
+from .options import OptionGroup, argument, help_text
 from .parsing import OneLineParser
 from .training_options import OptimizationOptions, RunOptions
 

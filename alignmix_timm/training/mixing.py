@@ -23,7 +23,9 @@ class MixingOptions(OptionGroup):
         "with an autoencoder, one more case beside the modes reconstructs clean images, whatever mix_prob",
         role="model",
     )
-    mixers: list[str] = option(["alignmix"], f"one is drawn for each optimizer step: {', '.join(MIXERS)}")
+    mixers: list[str] = option(
+        ["alignmix"], f"one is drawn for each optimizer step, as often as it stands here: {', '.join(MIXERS)}"
+    )
     mixer_args: dict[str, Any] = option(
         {}, "more arguments of the mixers, as cutmix.alpha=1, before --mixup-alpha and the like"
     )
@@ -57,7 +59,9 @@ class MixingOptions(OptionGroup):
         if not self.mixers:
             raise ValueError("mixers must not be empty: use 'none' to train without mixing.")
         Alignment(self.epsilon, self.num_iters, self.cost_scale)
-        self.drawn_mixers()
+        drawn = self.drawn_mixers()
+        if not self.reconstructs:
+            check_no_clean([mode for mixer in drawn for mode in getattr(mixer, "modes", ())])
 
     def drawn_mixers(self) -> list[Mixer]:
         """The mixers, each with its options.
@@ -100,7 +104,9 @@ def build_mixer(options: MixingOptions, steps_per_epoch: int = 1) -> Mixer:
         steps_per_epoch: To know when ``mix_off_epoch`` comes.
     """
     until = None if options.mix_off_epoch is None else max(options.mix_off_epoch, 0) * steps_per_epoch
-    mixer = OneOf(options.drawn_mixers(), prob=options.mix_prob, until=until)
+    mixers = {mixer.name: mixer for mixer in options.drawn_mixers()}
+    shares = [options.mixers.count(name) for name in mixers]
+    mixer = OneOf(list(mixers.values()), shares, prob=options.mix_prob, until=until)
     return WithReconstruction(mixer, options.all_modes) if options.reconstructs else mixer
 
 
@@ -108,7 +114,7 @@ def aligns(options: MixingOptions) -> bool:
     """Whether features or embeddings are aligned, and mixed, at some time of a run."""
     mixer = build_mixer(options)
     embeds = options.align_embedding and "embed" in options.modes and "alignmix" in mixer.names
-    return mixer.aligns or (embeds and options.mix_prob > 0 and options.mix_off_epoch != 0)
+    return (options.aligned and mixer.aligns) or (embeds and options.mix_prob > 0 and options.mix_off_epoch != 0)
 
 
 @dataclass(frozen=True)

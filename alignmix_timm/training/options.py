@@ -1,15 +1,12 @@
 """Fields of a dataclass as options: how the command line and YAML give them their values."""
 
 import argparse
-import contextlib
-import types
-import typing
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from ..nearest import nearest
+from ..typed import kinds_of
 
 Role = Literal["run", "source", "model", "optimizer", "call"]
 
@@ -45,7 +42,7 @@ def names_of(options: Any, *roles: Role) -> list[str]:
 
 def argument(hint: Any) -> dict[str, Any]:
     """How argparse reads a field of this type: as text, which :func:`typed` checks as it does that of YAML."""
-    kind = _kinds(hint)[0]
+    kind = kinds_of(hint)[0]
     if get_origin(kind) is Literal:
         return {"metavar": "{" + ",".join(get_args(kind)) + "}"}
     if get_origin(kind) is list:
@@ -78,34 +75,3 @@ class _Pairs(argparse.Action):
             raise ValueError(f"{option_string} must be name=value, got {wrong[0]!r}.")
         pairs = (pair.partition("=") for pair in values)
         setattr(namespace, self.dest, {name: yaml.safe_load(value) for name, _, value in pairs})
-
-
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, None last."""
-    return get_args(hint) if get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-
-
-def typed(name: str, hint: Any, value: Any) -> Any:
-    """The value in the type of its field: YAML reads ``no`` as false and ``1e-3`` as text."""
-    kinds = _kinds(hint)
-    if value is None and type(None) in kinds:
-        return None
-    kind, origin = kinds[0], get_origin(kinds[0])
-    if origin is list and isinstance(value, list | tuple):
-        return [typed(name, get_args(kind)[0], one) for one in value]
-    if origin is Literal:
-        value = "no" if value is False else value
-        choices = get_args(kind)
-        if value not in choices:
-            raise ValueError(f"{name} must be among {choices}, got {value!r}.{nearest(str(value), choices)}")
-        return value
-    if kind is str and (value is False or isinstance(value, str)):
-        return value or ("no" if value is False else "")
-    if isinstance(value, str) and kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, origin or kind) and (kind is bool) == isinstance(value, bool):
-        return value
-    raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}.")

@@ -40,7 +40,7 @@ def of_run(
         step: After which the weights are.
         best_by: Measurement in which they are the best; None if they were not chosen.
         rows: Of the training split.
-        split, held_out: See :class:`alignmix_timm.provenance.Dataset`.
+        split, held_out: See :class:`alignmix_timm.publishing.provenance.Dataset`.
         mixing: Where the model is mixed.
     """
     prefix = "ema_" if config.model_ema else ""
