@@ -11,6 +11,7 @@ from .attaching import AttachOptions, attach
 from .mixers import AlignMixup, Mixed, Mixer, mix_batch
 from .params import MixParams, check_no_clean
 from .targets import check_num_classes, check_smoothing, dense_targets
+from .timm_interface import TimmInterface
 
 _NAMES = ("loss", "logits", "targets")
 
@@ -63,18 +64,19 @@ pytree.register_pytree_node(
 )
 
 
-class AlignMixModel(nn.Module):
+class AlignMixModel(TimmInterface):
     """A timm classifier that trains with AlignMix on batches of :class:`alignmix_timm.AlignMixCollator`.
 
     ``model(**batch)`` returns loss, logits and, in training, the targets that belong to the logits. In eval mode it is
-    the plain model. ``state_dict`` has the keys of the timm model.
+    the plain model. ``state_dict`` has the keys of the timm model. timm's tools take it for the network:
+    ``create_optimizer_v2(model, ...)`` makes the same groups of parameters, ``resolve_data_config`` finds its config.
 
     Args:
         model: Any timm classifier; it is hooked, not copied.
         criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy.
         mixer: How batches are mixed, the same as the collator's; default AlignMix.
         label_smoothing: For class-index labels in training, in [0, 1).
-        num_classes: Default ``model.num_classes``.
+        num_classes: Default ``model.num_classes``, also after ``reset_classifier``.
         **options: feature_module, input_size: see :func:`alignmix_timm.attach`; epsilon, num_iters, cost_scale,
             align_size, max_positions, aligned, align_embedding: see :class:`alignmix_timm.Alignment`.
 
@@ -98,12 +100,23 @@ class AlignMixModel(nn.Module):
         self.model = model
         self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
         self.mixer = AlignMixup() if mixer is None else mixer
-        self.num_classes = check_num_classes(model, num_classes)
+        self._num_classes = num_classes
+        check_num_classes(model, num_classes)
         check_smoothing(label_smoothing)
         self.label_smoothing = label_smoothing
         self.hooks = attach(model, root=self, layers=self.mixer.feature_layers, **options)
         self.register_state_dict_post_hook(_drop_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)
+
+    @property
+    def network(self) -> nn.Module:
+        """The timm model."""
+        return self.model
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that was given, or that the network has now."""
+        return check_num_classes(self.model, self._num_classes)
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, mix: MixParams | None = None

@@ -12,13 +12,14 @@ PACKAGE = ROOT / "alignmix_timm"
 NAME = PACKAGE.name
 
 BASE = "alignment functional mixers nearest params points seeds sinkhorn targets"
-WRAPPER = f"{BASE} attaching collate hooks model"
+WRAPPER = f"{BASE} attaching collate hooks model timm_interface"
 
 # What each folder, and each module beside the folders, may import of the others. From the bottom to the top.
 ALLOWED = {
     "nearest": "",
     "seeds": "",
     "targets": "",
+    "timm_interface": "",
     "sinkhorn": "",
     "functional": "sinkhorn",
     "params": "seeds",
@@ -27,7 +28,7 @@ ALLOWED = {
     "points": "alignment functional sinkhorn",
     "hooks": "alignment functional params points sinkhorn",
     "attaching": "alignment hooks points",
-    "model": f"{BASE} attaching hooks",
+    "model": f"{BASE} attaching hooks timm_interface",
     "collate": "mixers params seeds targets",
     "dropin": f"{BASE} attaching hooks",
     "networks": WRAPPER,

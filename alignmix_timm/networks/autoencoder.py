@@ -18,6 +18,7 @@ from ..hooks import MixingHooks
 from ..mixers import Mixer, image_size
 from ..model import AlignMixModel, AlignMixOutput
 from ..params import MixParams
+from ..timm_interface import TimmInterface
 from .decoder import Decoder
 from .encoder import Encoder
 
@@ -60,7 +61,7 @@ class Sample(nn.Module):
         return mean + std * torch.randn_like(std) if self.training else mean
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(TimmInterface):
     """AlignMix/AE or AlignMix/VAE: drop-in replacement for :class:`alignmix_timm.AlignMixModel`, with mode ``clean``.
 
     Reconstruction loss: mean over pixels and channels of the squared difference, on images in [-1, 1] (the paper's is
@@ -128,6 +129,11 @@ class Autoencoder(nn.Module):
         """The encoder: the plain classifier."""
         model: Any = self.classifier.model
         return model.net if self.variational else model
+
+    @property
+    def network(self) -> Encoder:
+        """The encoder, for timm's tools."""
+        return self.net
 
     @property
     def hooks(self) -> MixingHooks:

@@ -99,8 +99,7 @@ def choose_points(
     """As :func:`choose_point`, for several modules of one model, which is traced once."""
     if input_size is not None and len(input_size) != 3:
         raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
-    if not hasattr(model, "get_classifier"):
-        model = getattr(getattr(model, "hooks", None), "model", model)  # in an AlignMixModel or Autoencoder
+    model = getattr(getattr(model, "hooks", None), "model", model)  # in an AlignMixModel or Autoencoder
     maps = FeatureMaps(model, built_for(model) if input_size is None else input_size)
     return [_point_in(maps, feature_module) for feature_module in feature_modules]
 
