@@ -5,6 +5,7 @@ so every process of a step agrees on it; lam and perm depend on (seed, step, mic
 checkpoint is the step.
 """
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -136,7 +137,7 @@ def draw(
         seed: Seed of the run, >= 0.
         step: Number of the training step, >= 0.
         micro: Index of this micro-batch within the global batch of the step, >= 0.
-        alpha: lam ~ Beta(alpha, alpha), > 0. The paper's value is 2.
+        alpha: lam ~ Beta(alpha, alpha), > 0 and finite. The paper's value is 2.
         modes: Modes to choose from; for an autoencoder ``(*MODES, "clean")``, the paper's five.
         weights: Relative frequency of each of ``modes``; None is uniform.
         prob: Probability that the batch is mixed at all, in [0, 1].
@@ -180,14 +181,15 @@ def check_draw_options(
     per_example: bool = True,
 ) -> None:
     """Raise ValueError for options that ``draw`` cannot take."""
-    if not alpha > 0:
-        raise ValueError(f"alpha must be > 0, got {alpha}. The paper's value is 2.")
+    if not 0 < alpha < math.inf:
+        rule = "finite" if alpha == math.inf else "> 0"
+        raise ValueError(f"alpha must be {rule}, got {alpha}. The paper's value is 2.")
     if not 0 <= prob <= 1:
         raise ValueError(f"prob must be in [0, 1], got {prob}.")
     unknown = [mode for mode in modes if mode not in get_args(Mode)]
     if unknown or not modes:
         raise ValueError(f"modes must be chosen from {get_args(Mode)}, got {tuple(modes)}.")
-    if weights is not None and (len(weights) != len(modes) or min(weights) < 0 or not sum(weights) > 0):
+    if weights is not None and (len(weights) != len(modes) or min(weights) < 0 or not 0 < sum(weights) < math.inf):
         raise ValueError(f"weights must be one number >= 0 for each of {tuple(modes)}, not all 0, got {weights}.")
 
 
