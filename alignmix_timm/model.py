@@ -10,7 +10,7 @@ from typing_extensions import Unpack
 from .attaching import AttachOptions, attach
 from .mixers import AlignMixup, Mixed, Mixer, mix_batch
 from .params import MixParams, check_no_clean
-from .targets import check_num_classes, check_smoothing, dense_targets
+from .targets import DenseCrossEntropy, check_criterion, check_num_classes, check_smoothing, dense_targets
 from .timm_interface import TimmInterface
 
 _NAMES = ("loss", "logits", "targets")
@@ -73,12 +73,13 @@ class AlignMixModel(TimmInterface):
 
     Args:
         model: Any timm classifier; it is hooked, not copied.
-        criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy.
+        criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy, with
+            one class binary cross-entropy.
         mixer: How batches are mixed, the same as the collator's; default AlignMix.
         label_smoothing: For class-index labels in training, in [0, 1).
         num_classes: Default ``model.num_classes``, also after ``reset_classifier``.
-        **options: feature_module, input_size: see :func:`alignmix_timm.attach`; epsilon, num_iters, cost_scale,
-            align_size, max_positions, aligned, align_embedding: see :class:`alignmix_timm.Alignment`.
+        **options: feature_module, input_size, classifier: see :func:`alignmix_timm.attach`; epsilon, num_iters,
+            cost_scale, align_size, max_positions, aligned, align_embedding: see :class:`alignmix_timm.Alignment`.
 
     Compile the network, not the wrapper: ``model.model.compile()``.
 
@@ -98,10 +99,10 @@ class AlignMixModel(TimmInterface):
     ) -> None:
         super().__init__()
         self.model = model
-        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        self.criterion = DenseCrossEntropy() if criterion is None else criterion
         self.mixer = AlignMixup() if mixer is None else mixer
         self._num_classes = num_classes
-        check_num_classes(model, num_classes)
+        check_criterion(criterion, check_num_classes(model, num_classes))
         check_smoothing(label_smoothing)
         self.label_smoothing = label_smoothing
         self.hooks = attach(model, root=self, layers=self.mixer.feature_layers, **options)
@@ -123,6 +124,8 @@ class AlignMixModel(TimmInterface):
     ) -> AlignMixOutput:
         """Classify a batch; in training mode, mix it on the way as ``mix`` says.
 
+        The wrapper's training mode decides: under a wrapper in training mode, a frozen network in eval mode mixes too.
+
         Args:
             pixel_values: Images, [B, C, H, W].
             labels: Class indices [B], or one-hot, soft or multi-label targets [B, C]; may be left out in eval mode.
@@ -131,16 +134,21 @@ class AlignMixModel(TimmInterface):
         Raises:
             ValueError: training without ``mix`` or labels; ``mix`` of another batch size or mixer; labels that do not
                 fit.
-            RuntimeError, FloatingPointError: as :meth:`MixingHooks.check`.
+            RuntimeError, FloatingPointError: as :meth:`MixingHooks.check`, and as :meth:`MixingHooks.check_modes`.
         """
         if not self.training:
-            logits = self.model(pixel_values)
+            self.hooks.check_modes()
+            logits = self._classify(pixel_values)
             loss = None if labels is None else self.criterion(logits, dense_targets(labels, self.num_classes))
             return AlignMixOutput(loss=loss, logits=logits)
         mixed, logits = self._mixed(pixel_values, labels, mix)
         loss = self.criterion(logits, mixed.targets)
         loss = loss if mixed.extra_loss is None else loss + mixed.extra_loss
         return AlignMixOutput(loss=loss, logits=logits, targets=mixed.targets)
+
+    def _classify(self, images: Tensor) -> Tensor:
+        output = self.model(images)
+        return getattr(output, "logits", output)  # models of transformers return them by name
 
     def _mixed(self, images: Tensor, labels: Tensor | None, params: MixParams | None) -> tuple[Mixed, Tensor]:
         if params is None:
@@ -154,7 +162,7 @@ class AlignMixModel(TimmInterface):
             raise ValueError(f"training needs labels, and the batch has none: {reason}")
         try:
             mixed = mix_batch(self.mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
-            logits = self.model(mixed.images)
+            logits = self._classify(mixed.images)
         except BaseException:
             self.hooks.disarm()  # a batch that failed must not be held against the next
             raise

@@ -33,7 +33,7 @@ class TimmInterface(nn.Module):
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that do not decay, or patterns of names, as the wrapper has them."""
-        names = getattr(self.network, "no_weight_decay", set)()
+        names: Any = getattr(self.network, "no_weight_decay", set)()
         return {f"{self._prefix()}{name}" for name in names}
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any] | Callable[[str], Any]:

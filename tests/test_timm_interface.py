@@ -101,3 +101,5 @@ def test_the_encoder_of_an_autoencoder_is_grouped_as_alone(variational: bool) ->
         assert [group for group in found if group["params"]] == expected
     assert model.num_classes == 4
     assert model.get_classifier() is net.head
+    model.reset_classifier(6)
+    assert model.num_classes == model.classifier.num_classes == 6
