@@ -63,7 +63,8 @@ class HookedModules:
 
 
 def _submodule(network: nn.Module, name: str) -> nn.Module | None:
-    try:
-        return network.get_submodule(name)
-    except AttributeError:
-        return None
+    """The module of this name; wrappers that pass attributes on to what they wrap do not hide that they are there."""
+    module: nn.Module | None = network
+    for part in name.split("."):
+        module = None if module is None else module._modules.get(part)
+    return module
