@@ -18,6 +18,7 @@ class AttachOptions(AlignmentOptions, total=False):
 
     feature_module: str | int | None
     input_size: ImageSize | None
+    classifier: str | Sequence[str] | None
 
 
 def attach(
@@ -27,6 +28,7 @@ def attach(
     feature_module: str | int | None = None,
     input_size: ImageSize | None = None,
     layers: Sequence[str | int | None] = (),
+    classifier: str | Sequence[str] | None = None,
     **options: Unpack[AlignmentOptions],
 ) -> MixingHooks:
     """Hook a timm model so that it can mix features and embeddings.
@@ -34,16 +36,21 @@ def attach(
     Attach before the model is compiled and called: hooks that come later are not seen. A compiled model does not notice
     a second forward pass for one ``arm``, and mixes it alike. It has a graph for evaluation, for batches of images
     alone, for the embedding, for the mixing point, and for each layer, and twice as many if batches differ in size: of
-    more than eight, raise ``torch._dynamo.config.recompile_limit``. With activation checkpointing, run backward before
-    the next ``arm``.
+    more than eight, raise ``torch._dynamo.config.recompile_limit``. With activation checkpointing,
+    each forward pass is recomputed with its own parameters, if backward runs within 64 of them, and before images of
+    another size move the mixing point.
 
     Args:
-        model: Any timm classifier; it keeps its class, state_dict and eval output.
-        root: Module whose training flag decides whether to mix; default ``model``. Parts in eval mode still mix.
+        model: Any timm classifier, or another that ``classifier`` describes; it keeps its class, state_dict and eval
+            output.
+        root: Module whose training flag decides whether to mix; default ``model``. Parts in eval mode still mix; a
+            ``model`` in training mode under a root in eval mode, while gradients are recorded, is an error.
         feature_module: Where to mix features, by name or index, instead of the automatic choice.
         input_size: (C, H, W) of the images, default the size the model was built for. Batches of another size are
             mixed at the point for their size.
         layers: Where a mixer mixes features: see :attr:`alignmix_timm.mixers.Mixer.feature_layers`.
+        classifier: Name of the module that makes the logits, or several, where the model has no ``get_classifier()``:
+            ``"fc"`` of torchvision's ResNets, ``"classifier"`` of transformers' ViT.
         **options: epsilon, num_iters, cost_scale, align_size, max_positions, aligned, align_embedding: see
             :class:`alignmix_timm.Alignment`.
 
@@ -61,7 +68,9 @@ def attach(
         raise ValueError(
             "the model has AlignMix attached already, or is a copy of one that had: call alignmix_timm.detach(model)."
         )
-    hooks = MixingHooks(model, model if root is None else root, alignment, feature_module, input_size, layers)
+    hooks = MixingHooks(
+        model, model if root is None else root, alignment, feature_module, input_size, layers, classifier
+    )
     if feature_module is not None and alignment.aligned:
         try:
             effect = alignment_effect(model, hooks.point, alignment)

@@ -20,13 +20,14 @@ class AlignMix:
 
     Args:
         model: The timm model that the loop trains (unwrapped: before compile and DDP); it is hooked.
-        num_classes: Default ``model.num_classes``.
+        num_classes: Default ``model.num_classes``, also after ``reset_classifier``. With one class, train by binary
+            cross-entropy: the cross-entropy of one class is 0.
         label_smoothing: For class-index labels, in [0, 1).
         seed: Seed of the run; batches are drawn from (seed, number of the call).
         mixer: How batches are mixed; default AlignMix with the options below.
-        **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`; feature_module, input_size:
-            see :func:`alignmix_timm.attach`; epsilon, num_iters, cost_scale, align_size, max_positions, aligned,
-            align_embedding: see :class:`alignmix_timm.Alignment`.
+        **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`; feature_module, input_size,
+            classifier: see :func:`alignmix_timm.attach`; epsilon, num_iters, cost_scale, align_size, max_positions,
+            aligned, align_embedding: see :class:`alignmix_timm.Alignment`.
 
     Attributes:
         mixup_enabled: As in timm; set to False to train on unmixed, dense targets from then on (``--mixup-off-epoch``).
@@ -50,13 +51,19 @@ class AlignMix:
         attaching: Any = {name: value for name, value in options.items() if name not in drawing}
         check_no_clean(drawing.get("modes", ()))
         self.mixer = drawn_by(mixer, drawing)
-        self.num_classes = check_num_classes(model, num_classes)
+        self._num_classes = num_classes
+        check_num_classes(model, num_classes)
         check_smoothing(label_smoothing)
         self.label_smoothing, self.seed = label_smoothing, seed
         self.mixup_enabled = True
         self.step = 0
         self.last = "none"
         self.hooks = attach(model, layers=self.mixer.feature_layers, **attaching)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that was given, or that the model has now."""
+        return check_num_classes(self.hooks.model, self._num_classes)
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Draw parameters, arm the hooks, and return the batch for the next ``model(images)``.

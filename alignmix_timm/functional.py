@@ -15,7 +15,7 @@ def mix(first: Tensor, second: Tensor, lam: Tensor | float) -> Tensor:
     """Interpolate: ``lam * first + (1 - lam) * second`` (AlignMix eq. 1).
 
     Args:
-        first: [B, ...].
+        first: [B, ...], floating.
         second: Same shape as ``first``.
         lam: Share of ``first`` in [0, 1]: one number, or one per example, [B].
 
@@ -24,16 +24,31 @@ def mix(first: Tensor, second: Tensor, lam: Tensor | float) -> Tensor:
         ``second`` is finite it equals ``first``.
 
     Raises:
-        ValueError: shapes disagree, or ``lam`` is neither a scalar nor [B].
+        ValueError: shapes disagree; ``first`` or ``second`` hold no floats; ``lam`` is neither a scalar nor [B], or
+            outside [0, 1], which is looked at on the CPU only.
     """
+    for name, items in (("first", first), ("second", second)):
+        if not items.is_floating_point():
+            raise ValueError(f"{name} must be floating, got {items.dtype}. Convert and normalise images before mixing.")
     if first.shape != second.shape:
         raise ValueError(f"first and second must have one shape, got {tuple(first.shape)} and {tuple(second.shape)}.")
+    _check_share(lam)
     dtype = torch.promote_types(first.dtype, torch.float32)
     lam = torch.as_tensor(lam, dtype=dtype, device=first.device)
     if lam.ndim > 1 or (lam.ndim == 1 and lam.shape[0] != first.shape[0]):
         raise ValueError(f"lam must be a scalar or [B] = [{first.shape[0]}], got shape {tuple(lam.shape)}.")
     lam = lam.view(-1, *[1] * (first.ndim - 1))
     return (lam * first + (1 - lam) * second).to(first.dtype)
+
+
+def _check_share(lam: Tensor | float) -> None:
+    """Raise ValueError for a lam outside [0, 1] that can be read without waiting for a device."""
+    if torch.compiler.is_compiling() or (isinstance(lam, Tensor) and lam.device.type != "cpu"):
+        return
+    values = lam.flatten().tolist() if isinstance(lam, Tensor) else [lam]
+    wrong = [value for value in values if not 0 <= value <= 1]
+    if wrong:
+        raise ValueError(f"lam must be in [0, 1], got {wrong[0]:g}.")
 
 
 def align(y: Tensor, assignment: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from typing_extensions import Unpack
 from .attaching import AttachOptions, attach
 from .mixers import AlignMixup, Mixed, Mixer, mix_batch
 from .params import MixParams, check_no_clean
-from .targets import check_num_classes, check_smoothing, dense_targets
+from .targets import DenseCrossEntropy, check_criterion, check_num_classes, check_smoothing, dense_targets
+from .timm_interface import TimmInterface
 
 _NAMES = ("loss", "logits", "targets")
 
@@ -64,20 +65,22 @@ pytree.register_pytree_node(
 )
 
 
-class AlignMixModel(nn.Module):
+class AlignMixModel(TimmInterface):
     """A timm classifier that trains with AlignMix on batches of :class:`alignmix_timm.AlignMixCollator`.
 
     ``model(**batch)`` returns loss, logits and, in training, the targets that belong to the logits. In eval mode it is
-    the plain model. ``state_dict`` has the keys of the timm model.
+    the plain model. ``state_dict`` has the keys of the timm model. timm's tools take it for the network:
+    ``create_optimizer_v2(model, ...)`` makes the same groups of parameters, ``resolve_data_config`` finds its config.
 
     Args:
         model: Any timm classifier; it is hooked, not copied.
-        criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy.
+        criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy, with
+            one class binary cross-entropy.
         mixer: How batches are mixed, the same as the collator's; default AlignMix.
         label_smoothing: For class-index labels in training, in [0, 1).
-        num_classes: Default ``model.num_classes``.
-        **options: feature_module, input_size: see :func:`alignmix_timm.attach`; epsilon, num_iters, cost_scale,
-            align_size, max_positions, aligned, align_embedding: see :class:`alignmix_timm.Alignment`.
+        num_classes: Default ``model.num_classes``, also after ``reset_classifier``.
+        **options: feature_module, input_size, classifier: see :func:`alignmix_timm.attach`; epsilon, num_iters,
+            cost_scale, align_size, max_positions, aligned, align_embedding: see :class:`alignmix_timm.Alignment`.
 
     Compile the network, not the wrapper: ``model.model.compile()``.
 
@@ -97,19 +100,32 @@ class AlignMixModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.criterion = nn.CrossEntropyLoss() if criterion is None else criterion
+        self.criterion = DenseCrossEntropy() if criterion is None else criterion
         self.mixer = AlignMixup() if mixer is None else mixer
-        self.num_classes = check_num_classes(model, num_classes)
+        self._num_classes = num_classes
+        check_criterion(criterion, check_num_classes(model, num_classes))
         check_smoothing(label_smoothing)
         self.label_smoothing = label_smoothing
         self.hooks = attach(model, root=self, layers=self.mixer.feature_layers, **options)
         self.register_state_dict_post_hook(_drop_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)
 
+    @property
+    def network(self) -> nn.Module:
+        """The timm model."""
+        return self.model
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes that was given, or that the network has now."""
+        return check_num_classes(self.model, self._num_classes)
+
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, mix: MixParams | None = None
     ) -> AlignMixOutput:
         """Classify a batch; in training mode, mix it on the way as ``mix`` says.
+
+        The wrapper's training mode decides: under a wrapper in training mode, a frozen network in eval mode mixes too.
 
         Args:
             pixel_values: Images, [B, C, H, W].
@@ -119,16 +135,21 @@ class AlignMixModel(nn.Module):
         Raises:
             ValueError: training without ``mix`` or labels; ``mix`` of another batch size or mixer; labels that do not
                 fit.
-            RuntimeError, FloatingPointError: as :meth:`MixingHooks.check`.
+            RuntimeError, FloatingPointError: as :meth:`MixingHooks.check`, and as :meth:`MixingHooks.check_modes`.
         """
         if not self.training:
-            logits = self.model(pixel_values)
+            self.hooks.check_modes()
+            logits = self._classify(pixel_values)
             loss = None if labels is None else self.criterion(logits, dense_targets(labels, self.num_classes))
             return AlignMixOutput(loss=loss, logits=logits)
         mixed, logits = self._mixed(pixel_values, labels, mix)
         loss = self.criterion(logits, mixed.targets)
         loss = loss if mixed.extra_loss is None else loss + mixed.extra_loss
         return AlignMixOutput(loss=loss, logits=logits, targets=mixed.targets)
+
+    def _classify(self, images: Tensor) -> Tensor:
+        output = self.model(images)
+        return getattr(output, "logits", output)  # models of transformers return them by name
 
     def _mixed(self, images: Tensor, labels: Tensor | None, params: MixParams | None) -> tuple[Mixed, Tensor]:
         if params is None:
@@ -142,7 +163,7 @@ class AlignMixModel(nn.Module):
             raise ValueError(f"training needs labels, and the batch has none: {reason}")
         try:
             mixed = mix_batch(self.mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
-            logits = self.model(mixed.images)
+            logits = self._classify(mixed.images)
         except BaseException:
             self.hooks.disarm()  # a batch that failed must not be held against the next
             raise

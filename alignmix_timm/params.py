@@ -138,7 +138,7 @@ def draw(
         seed: Seed of the run, >= 0.
         step: Number of the training step, >= 0.
         micro: Index of this micro-batch within the global batch of the step, >= 0.
-        alpha: lam ~ Beta(alpha, alpha), > 0. The paper's value is 2.
+        alpha: lam ~ Beta(alpha, alpha), > 0 and finite. The paper's value is 2.
         modes: Modes to choose from; for an autoencoder ``(*MODES, "clean")``, the paper's five.
         weights: Relative frequency of each of ``modes``; None is uniform.
         prob: Probability that the batch is mixed at all, in [0, 1].
@@ -183,13 +183,14 @@ def check_draw_options(
 ) -> None:
     """Raise ValueError for options that ``draw`` cannot take."""
     if not isinstance(alpha, Real) or not 0 < alpha < math.inf:
-        raise ValueError(f"alpha must be > 0, got {alpha!r}. The paper's value is 2.")
+        rule = "finite" if alpha == math.inf else "> 0"
+        raise ValueError(f"alpha must be {rule}, got {alpha!r}. The paper's value is 2.")
     if not isinstance(prob, Real) or not 0 <= prob <= 1:
         raise ValueError(f"prob must be in [0, 1], got {prob!r}.")
     unknown = [mode for mode in modes if mode not in get_args(Mode)]
     if unknown or not modes:
         raise ValueError(f"modes must be chosen from {get_args(Mode)}, got {tuple(modes)}.")
-    if weights is not None and (len(weights) != len(modes) or min(weights) < 0 or not sum(weights) > 0):
+    if weights is not None and (len(weights) != len(modes) or min(weights) < 0 or not 0 < sum(weights) < math.inf):
         raise ValueError(f"weights must be one number >= 0 for each of {tuple(modes)}, not all 0, got {weights}.")
 
 

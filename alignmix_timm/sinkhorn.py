@@ -88,8 +88,12 @@ def assign(
 
 def check_options(epsilon: float, num_iters: int, cost_scale: str) -> None:
     """Raise ValueError for options that ``assign`` cannot take."""
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be > 0, got {epsilon}. Default {EPSILON}; the paper's, for raw costs, 0.1.")
+    if not 0 < epsilon < math.inf:
+        rule, default = (
+            "finite" if epsilon == math.inf else "> 0",
+            f"Default {EPSILON}; the paper's, for raw costs, 0.1.",
+        )
+        raise ValueError(f"epsilon must be {rule}, got {epsilon}. {default}")
     if num_iters < 1:
         raise ValueError(f"num_iters must be >= 1, got {num_iters}. The default is {NUM_ITERS}.")
     if cost_scale not in get_args(CostScale):

@@ -1,4 +1,4 @@
-"""Labels of any kind as dense targets."""
+"""Labels of any kind as dense targets, and the loss on them."""
 
 from typing import Any
 
@@ -44,7 +44,8 @@ def check_smoothing(smoothing: float) -> None:
 
 def check_num_classes(model: nn.Module, given: int | None) -> int:
     """The number of classes that was given, or that of the model; ValueError if there is none."""
-    found: Any = getattr(model, "num_classes", None) if given is None else given
+    own = getattr(model, "num_classes", getattr(model, "num_labels", None))  # the latter in transformers
+    found: Any = own if given is None else given
     if not isinstance(found, int) or found < 1:
         raise ValueError(f"num_classes must be >= 1, got {found}. Create the model with num_classes=..., or pass it.")
     return found
@@ -60,3 +61,30 @@ def check_labels(labels: Tensor, num_classes: int) -> None:
                 f"labels must be class indices in [0, {num_classes}), got {wrong}. Check the number of classes of the "
                 "model, and that the labels start at 0."
             )
+
+
+class DenseCrossEntropy(nn.Module):
+    """Cross-entropy with dense targets; binary, of the one logit, where there is a single class."""
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of logits and float targets, [B, C].
+
+        Raises:
+            ValueError: binary targets outside [0, 1]. Looked at on the CPU only.
+        """
+        if logits.shape[1] > 1:
+            return F.cross_entropy(logits, targets)
+        if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+            wrong = targets[(targets < 0) | (targets > 1)]
+            if wrong.numel():
+                raise ValueError(f"labels of a model with one class must be in [0, 1], got {wrong[0]:g}.")
+        return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def check_criterion(criterion: object, num_classes: int) -> None:
+    """Raise ValueError for a loss that is 0 whatever the logits are: the cross-entropy of one class."""
+    if num_classes == 1 and isinstance(criterion, nn.CrossEntropyLoss):
+        raise ValueError(
+            "criterion must not be CrossEntropyLoss where num_classes is 1: it is 0 for every logit. Leave it out for "
+            "binary cross-entropy, or use 2 classes."
+        )

@@ -108,7 +108,7 @@ def test_wrong_options_are_named(line: str, message: str, capsys: pytest.Capture
         ("--warmup-epochs -1", "warmup_epochs must be >= 0, got -1."),
         ("--mix-off-epoch -1", "mix_off_epoch must be >= 0, got -1."),
         ("--mixers cutmix --mixer-args cutmix.alpha=x", "cutmix: alpha must be of type float, got 'x'."),
-        ("--mixers cutmix --mixer-args cutmix.alpha=.inf", "cutmix: alpha must be > 0, got inf."),
+        ("--mixers cutmix --mixer-args cutmix.alpha=.inf", "cutmix: alpha must be finite, got inf."),
         ("--mixers cutmix --mixer-args cutmix.per_example=maybe", "cutmix: per_example must be of type bool, got"),
         ("--mixers cutmix --mixer-args cutmix.minmax=[a,b]", "cutmix: minmax must be two shares in [0, 1]"),
         ("--mixer-args alignmix.modes=[input,clean]", "modes must not hold 'clean'"),

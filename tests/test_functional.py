@@ -1,6 +1,9 @@
+import math
+
 import pytest
 import torch
 from oracles import alignmix_loop, clustered_tokens
+from torch import Tensor
 
 from alignmix_timm import align, alignmix, assign, mix, mix_targets
 
@@ -71,6 +74,24 @@ def test_mix_targets_follows_the_permutation() -> None:
     targets = torch.eye(3)
     mixed = mix_targets(targets, torch.tensor([1, 2, 0]), torch.tensor([0.9, 0.8, 0.7]))
     assert torch.allclose(mixed, torch.tensor([[0.9, 0.1, 0.0], [0.0, 0.8, 0.2], [0.3, 0.0, 0.7]]))
+
+
+@pytest.mark.parametrize(
+    "lam", [1.5, -0.1, math.nan, torch.tensor(1.01), torch.tensor([0.5, -1e-3]), torch.tensor([math.nan, 0.5])]
+)
+def test_shares_outside_the_unit_interval_are_named(lam: Tensor | float) -> None:
+    items = torch.rand(2, 5, 3)
+    for call in (lambda: mix(items, items, lam), lambda: alignmix(items, items, lam)):
+        with pytest.raises(ValueError, match=r"lam must be in \[0, 1\], got "):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_what_is_mixed_must_be_floating(dtype: torch.dtype) -> None:
+    images = torch.ones(2, 3, 8, 8, dtype=dtype)
+    for pair, name in (((images, images), "first"), ((images.float(), images), "second")):
+        with pytest.raises(ValueError, match=f"{name} must be floating, got {dtype}. Convert and normalise images"):
+            mix(*pair, 0.5)
 
 
 def test_bad_shapes_are_named() -> None:

@@ -1,15 +1,19 @@
 """The drop-in for timm.data.Mixup, and what goes wrong loudly."""
 
 import copy
+import gc
 import math
 import pickle
 import warnings
+from collections.abc import Callable
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
+import alignmix_timm
 from alignmix_timm import AlignMix, AlignMixModel, attach, detach, draw
 
 
@@ -208,3 +212,100 @@ def test_blocks_that_return_tuples() -> None:
     mixup_fn.mixup_enabled = False
     x, _ = mixup_fn(images(), torch.arange(4))
     assert not torch.allclose(net(x), mixed, atol=1e-3)
+
+
+class AlsoReadsItsInput(nn.Module):
+    """Like LoRA: what it wraps, and another branch beside it."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base, self.beside = base, nn.Linear(base.in_features, base.out_features, bias=False)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.base(embedding) + self.beside(embedding)
+
+
+class Around(nn.Module):
+    """A module put around another, which then has a longer name."""
+
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, feats: Tensor) -> Tensor:
+        return self.inside(feats)
+
+
+REPLACE: dict[str, Callable[[nn.Module], None]] = {
+    "classifier wrapped": lambda net: setattr(net, "fc", AlsoReadsItsInput(net.fc)),
+    "classifier reset": lambda net: net.reset_classifier(6),
+    "classifier parametrized": lambda net: weight_norm(net.fc) and None,
+    "feature module wrapped": lambda net: net.layer3.__setitem__(0, Around(net.layer3[0])),
+    "feature module within": lambda net: setattr(net, "layer3", Around(net.layer3)),
+    "feature module replaced": lambda net: net.layer3.__setitem__(0, timm.create_model("test_resnet").layer3[0]),
+}
+
+
+@pytest.mark.parametrize("change", REPLACE)
+@pytest.mark.parametrize("mode", ["feat", "embed"])
+def test_modules_replaced_after_attaching_are_hooked_anew(net: nn.Module, mode: str, change: str) -> None:
+    expected, hooked = (AlignMixModel(one, input_size=(3, 64, 64)) for one in (copy.deepcopy(net), net))
+    labels, params = torch.arange(4), draw(4, 0, 0, modes=(mode,))
+    hooked.train()(images(), labels, params)
+    net.load_state_dict(expected.state_dict())  # undo the batch-norm update
+    network = expected.detach()
+    for one in (net, network):
+        torch.manual_seed(0)
+        REPLACE[change](one)
+    expected = AlignMixModel(network, input_size=(3, 64, 64)).train()  # attached after the change
+    for _ in range(2):
+        logits = hooked(images(), labels, params).logits
+        assert torch.equal(logits, expected(images(), labels, params).logits)
+    assert hooked.hooks.point == expected.hooks.point
+    assert count_hooks(net) == count_hooks(network) == 2
+    hooked.detach()
+    assert count_hooks(net) == 0
+
+
+def count_hooks(net: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in net.modules())
+
+
+def test_a_network_whose_classifier_was_replaced_can_be_copied(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net)
+    net.reset_classifier(6)
+    gc.collect()
+    copy.deepcopy(net)(images())
+    x, y = mixup_fn(images(), torch.tensor([5, 1, 0, 2]))
+    assert net(x).shape == y.shape == (4, 6)
+
+
+def test_what_was_replaced_since_the_draw_is_named(net: nn.Module) -> None:
+    mixup_fn = AlignMix(net, modes=("embed",))
+    x, _ = mixup_fn(images(), torch.arange(4))
+    net.reset_classifier(4)
+    net(x)
+    with pytest.raises(RuntimeError, match=r"Since it was drawn, \['fc'\] were replaced.*skipped, call disarm\(\)"):
+        mixup_fn(images(), torch.arange(4))
+    x, _ = mixup_fn(images(), torch.arange(4))
+    net(x)
+    mixup_fn.hooks.check()
+
+
+@pytest.mark.parametrize("size", [64, 96])
+def test_a_detached_network_is_never_hooked_again(net: nn.Module, size: int) -> None:
+    model = AlignMixModel(net, input_size=(3, 64, 64)).train()
+    model.detach()
+    batch = torch.randn(4, 3, size, size)
+    with pytest.raises(RuntimeError, match="mode 'feat', but AlignMix was detached from the model: attach it again"):
+        model(batch, torch.arange(4), draw(4, 0, 0, modes=("feat",)))
+    model(batch, torch.arange(4), draw(4, 0, 0, modes=("input",)))  # needs no hook
+    assert count_hooks(net) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"feature_module": "layer3.0"}])
+def test_attaching_in_inference_mode(net: nn.Module, options: dict[str, str]) -> None:
+    with torch.inference_mode():
+        model = AlignMixModel(net, input_size=(3, 64, 64), **options)
+        alignmix_timm.choose_point(timm.create_model("test_resnet", num_classes=4))
+    assert model.train()(images(), torch.arange(4), draw(4, 0, 0, modes=("feat",))).loss.isfinite()

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "alignmix_timm"
 NAME = PACKAGE.name
 
 BASE = "alignment functional mixers nearest params points seeds sinkhorn targets typed"
-WRAPPER = f"{BASE} attaching collate hooks model"
+WRAPPER = f"{BASE} attaching collate hooks model timm_interface"
 
 # What each folder, and each module beside the folders, may import of the others. From the bottom to the top.
 ALLOWED = {
@@ -20,6 +20,7 @@ ALLOWED = {
     "typed": "nearest",
     "seeds": "",
     "targets": "",
+    "timm_interface": "",
     "sinkhorn": "",
     "functional": "sinkhorn",
     "params": "seeds",
@@ -28,7 +29,7 @@ ALLOWED = {
     "points": "alignment functional sinkhorn",
     "hooks": "alignment functional params points sinkhorn",
     "attaching": "alignment hooks points",
-    "model": f"{BASE} attaching hooks",
+    "model": f"{BASE} attaching hooks timm_interface",
     "collate": "mixers params seeds targets",
     "dropin": f"{BASE} attaching hooks",
     "networks": WRAPPER,

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
+import torchvision
+import transformers
 from torch import Tensor, nn
 
-from alignmix_timm import AlignMix, AlignMixModel, MixParams, alignmix, assign, draw
+from alignmix_timm import AlignMix, AlignMixModel, MixParams, alignmix, assign, choose_point, draw
 
 LABELS = torch.arange(4)
 Split = tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]
@@ -336,3 +338,81 @@ def test_non_finite_features_are_an_error(small: nn.Module) -> None:
     images[2, 0, 0, 0] = math.nan
     with pytest.raises(FloatingPointError, match=r"features at 'layer3.0' are not finite in rows .*2"):
         model(images, torch.arange(4), draw(4, 0, 0, modes=("feat",)))
+
+
+@pytest.mark.parametrize("labels", [torch.tensor([0, 1, 1, 0]), torch.tensor([[0.0], [1.0], [0.7], [0.2]])])
+def test_one_class_is_trained_by_binary_cross_entropy(labels: Tensor) -> None:
+    torch.manual_seed(0)
+    model = AlignMixModel(timm.create_model("test_resnet", num_classes=1)).train()
+    params = draw(4, 0, 0, modes=("embed",))
+    output = model(small_images(), labels, params)
+    targets = mixed(labels.view(4, 1).float(), params)
+    probability = output.logits.sigmoid()
+    expected = -(targets * probability.log() + (1 - targets) * (1 - probability).log()).mean()
+    assert torch.allclose(output.loss, expected)
+    output.loss.backward()
+    assert model.model.fc.weight.grad.norm() > 0
+    evaluated = model.eval()(small_images(), labels)
+    expected = nn.functional.binary_cross_entropy_with_logits(evaluated.logits, labels.view(4, 1).float())
+    assert torch.equal(evaluated.loss, expected)
+    with pytest.raises(ValueError, match=r"labels of a model with one class must be in \[0, 1\], got 2"):
+        model(small_images(), 2 * labels.ceil())
+
+
+def test_a_loss_that_cannot_train_one_class_is_refused() -> None:
+    net = timm.create_model("test_resnet", num_classes=1)
+    with pytest.raises(ValueError, match="criterion must not be CrossEntropyLoss where num_classes is 1"):
+        AlignMixModel(net, nn.CrossEntropyLoss())
+    model = AlignMixModel(net, nn.MSELoss()).train()  # a regression
+    assert model(small_images(), torch.tensor([3.0, -1.0, 2.0, 5.0]), draw(4, 0, 0, modes=("input",))).loss > 0
+
+
+def torchvision_resnet() -> nn.Module:
+    return torchvision.models.resnet18(num_classes=4)
+
+
+def transformers_vit() -> nn.Module:
+    config = transformers.ViTConfig(
+        image_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=4
+    )
+    return transformers.ViTForImageClassification(config)
+
+
+def timm_in_transformers() -> nn.Module:
+    config = transformers.TimmWrapperConfig(architecture="test_resnet", num_labels=4, do_pooling=True)
+    return transformers.TimmWrapperForImageClassification(config)
+
+
+NOT_TIMM = [
+    (torchvision_resnet, "fc", 4),
+    (transformers_vit, "classifier", None),
+    (timm_in_transformers, "timm_model.fc", None),
+    (torchvision_resnet, ["fc"], 4),
+]
+
+
+@pytest.mark.parametrize(("build", "classifier", "num_classes"), NOT_TIMM)
+def test_models_without_get_classifier(
+    build: Callable[[], nn.Module], classifier: str | list[str], num_classes: int | None
+) -> None:
+    torch.manual_seed(0)
+    net = build()
+    with pytest.raises(ValueError, match=r"get_classifier\(\).*classifier='fc'"):
+        AlignMixModel(net, num_classes=4, input_size=(3, 64, 64))
+    with pytest.raises(ValueError, match=r"classifier must be the name of a module .*, got 'no'. Its parts are \["):
+        AlignMixModel(net, num_classes=4, input_size=(3, 64, 64), classifier="no")
+    model = AlignMixModel(net, classifier=classifier, num_classes=num_classes, input_size=(3, 64, 64)).train()
+    name = classifier if isinstance(classifier, str) else classifier[0]
+    embeddings: list[Tensor] = []
+    handle = net.get_submodule(name).register_forward_pre_hook(lambda module, args: embeddings.append(args[0]))
+    plain = model(small_images(), LABELS, draw(4, 0, 0, prob=0.0)).logits
+    params = draw(4, 0, 0, modes=("embed",))
+    output = model(small_images(), LABELS, params)
+    handle.remove()
+    assert torch.allclose(embeddings[1], mixed(embeddings[0], params), atol=1e-5)
+    assert torch.allclose(output.logits, mixed(plain, params), atol=1e-5)  # the classifier is linear
+    output = model(small_images(), LABELS, draw(4, 0, 0, modes=("feat",)))
+    output.loss.backward()
+    assert not torch.allclose(output.logits, plain, atol=1e-6)
+    assert model.hooks.transport.assignment.shape[1] >= 16
+    assert choose_point(model, (3, 64, 64)) == model.hooks.point

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 
 import pytest
@@ -78,6 +79,8 @@ def test_params_move_and_compare() -> None:
     [
         ({"alpha": 0.0}, "alpha must be > 0, got 0.0"),
         ({"alpha": -1.0}, "alpha must be > 0, got -1.0"),
+        ({"alpha": math.inf}, "alpha must be finite, got inf"),
+        ({"weights": (1, 1, 1, math.inf)}, "weights must be one number >= 0"),
         ({"prob": 1.5}, r"prob must be in \[0, 1\], got 1.5"),
         ({"modes": ("input", "pixels")}, r"modes must be chosen from .* got \('input', 'pixels'\)"),
         ({"modes": ()}, "modes must be chosen from"),

@@ -235,6 +235,7 @@ def test_peak_memory(batch: int, tokens: int, dim: int) -> None:
         ({"epsilon": 0.0}, "epsilon must be > 0, got 0.0"),
         ({"epsilon": -1.0}, "epsilon must be > 0, got -1.0"),
         ({"epsilon": math.nan}, "epsilon must be > 0, got nan"),
+        ({"epsilon": math.inf}, "epsilon must be finite, got inf"),
         ({"num_iters": 0}, "num_iters must be >= 1, got 0"),
         ({"cost_scale": "max"}, "cost_scale must be one of .*, got 'max'"),
     ],

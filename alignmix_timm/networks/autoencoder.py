@@ -18,6 +18,7 @@ from ..hooks import MixingHooks
 from ..mixers import Mixer, image_size
 from ..model import AlignMixModel, AlignMixOutput
 from ..params import MixParams
+from ..timm_interface import TimmInterface
 from .decoder import Decoder
 from .encoder import Encoder
 
@@ -36,7 +37,11 @@ class VariationalEncoder(nn.Module):
         f = net.embed
         self.deviation = nn.Conv2d(f.in_channels, f.out_channels, f.kernel_size, f.stride)  # type: ignore[arg-type]
         self.sample = Sample()
-        self.num_classes = net.num_classes
+
+    @property
+    def num_classes(self) -> int:
+        """Of the encoder."""
+        return self.net.num_classes
 
     def statistics(self, feats: Tensor) -> Tensor:
         """Mean and standard deviation of the embedding of feature tensors, [B, 2 * channels, side, side], fp32."""
@@ -60,7 +65,7 @@ class Sample(nn.Module):
         return mean + std * torch.randn_like(std) if self.training else mean
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(TimmInterface):
     """AlignMix/AE or AlignMix/VAE: drop-in replacement for :class:`alignmix_timm.AlignMixModel`, with mode ``clean``.
 
     Reconstruction loss: mean over pixels and channels of the squared difference, on images in [-1, 1] (the paper's is
@@ -130,6 +135,11 @@ class Autoencoder(nn.Module):
         return model.net if self.variational else model
 
     @property
+    def network(self) -> Encoder:
+        """The encoder, for timm's tools."""
+        return self.net
+
+    @property
     def hooks(self) -> MixingHooks:
         """The hooks on the encoder."""
         return self.classifier.hooks
@@ -138,6 +148,7 @@ class Autoencoder(nn.Module):
         self, pixel_values: Tensor, labels: Tensor | None = None, mix: MixParams | None = None
     ) -> AlignMixOutput:
         """As :meth:`AlignMixModel.forward`; in mode ``clean`` the loss is the reconstruction's, and logits are None."""
+        self._check_modes()
         if not self.training or mix is None or mix.mode != "clean":
             return self.classifier(pixel_values, labels, mix)
         self.hooks.arm(mix, image_size(pixel_values))
@@ -146,6 +157,15 @@ class Autoencoder(nn.Module):
         difference = self.decoder(embedding) - self.rescale(pixel_values)
         loss = self.reconstruction_weight * (difference.square().mean() + self.kl_weight * divergence)
         return AlignMixOutput(loss=loss)
+
+    def _check_modes(self) -> None:
+        """The autoencoder's training mode decides; RuntimeError where parts of it disagree while gradients flow."""
+        unmixed = self.net.training and not self.training
+        if torch.is_grad_enabled() and (unmixed or self.classifier.training != self.training):
+            raise RuntimeError(
+                f"Autoencoder has training={self.training}, its classifier {self.classifier.training}, and the network "
+                f"in it {self.net.training}: call train() or eval() of the Autoencoder, or use torch.no_grad()."
+            )
 
     def rescale(self, pixel_values: Tensor) -> Tensor:
         """Normalised images as the decoder makes them, in [-1, 1]."""

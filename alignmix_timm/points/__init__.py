@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from .layout import Layout
@@ -73,16 +74,20 @@ def unannounced() -> Iterator[None]:
 
 
 def choose_point(
-    model: nn.Module, input_size: ImageSize | None = None, feature_module: str | int | None = None
+    model: nn.Module,
+    input_size: ImageSize | None = None,
+    feature_module: str | int | None = None,
+    classifier: str | Sequence[str] | None = None,
 ) -> MixingPoint:
     """Choose where to mix.
 
     Args:
-        model: A timm classifier, an :class:`alignmix_timm.AlignMixModel` of one, or any module with
-            ``get_classifier()`` that maps images to logits.
+        model: A timm classifier, an :class:`alignmix_timm.AlignMixModel` of one, or any module that maps images to
+            logits.
         input_size: (C, H, W) of the images in use; None is the size the model was built for.
         feature_module: Overrides the choice: a module's name, or an index into the candidate blocks in the order in
             which they run (-1 is the last).
+        classifier: Name of the module that makes the logits, or several, where the model has no ``get_classifier()``.
 
     Returns:
         The point, with its reason. It depends on the input size: a smaller image leaves smaller maps.
@@ -90,18 +95,22 @@ def choose_point(
     Raises:
         ValueError: no usable module, or ``feature_module`` is none; says what to try.
     """
-    return choose_points(model, input_size, [feature_module])[0]
+    return choose_points(model, input_size, [feature_module], classifier)[0]
 
 
 def choose_points(
-    model: nn.Module, input_size: tuple[int, int, int] | None, feature_modules: Sequence[str | int | None]
+    model: nn.Module,
+    input_size: tuple[int, int, int] | None,
+    feature_modules: Sequence[str | int | None],
+    classifier: str | Sequence[str] | None = None,
 ) -> list[MixingPoint]:
     """As :func:`choose_point`, for several modules of one model, which is traced once."""
     if input_size is not None and len(input_size) != 3:
         raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
-    if not hasattr(model, "get_classifier"):
-        model = getattr(getattr(model, "hooks", None), "model", model)  # in an AlignMixModel or Autoencoder
-    maps = FeatureMaps(model, built_for(model) if input_size is None else input_size)
+    if hooks := getattr(model, "hooks", None):  # of an AlignMixModel or Autoencoder
+        model, classifier = hooks.model, classifier or hooks.classifier
+    with torch.inference_mode(False):  # the trace needs autograd
+        maps = FeatureMaps(model, built_for(model) if input_size is None else input_size, classifier)
     return [_point_in(maps, feature_module) for feature_module in feature_modules]
 
 

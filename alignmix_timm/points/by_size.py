@@ -20,6 +20,7 @@ class PointsBySize:
         model: A timm classifier.
         feature_module: Of the mixing point, by name or index; None is the automatic choice.
         layers: Further layers.
+        classifier: Of a model without ``get_classifier()``, by name.
 
     Attributes:
         names: Name of the module of each further layer.
@@ -28,8 +29,14 @@ class PointsBySize:
         ValueError: a layer that the model does not have.
     """
 
-    def __init__(self, model: nn.Module, feature_module: str | int | None, layers: Sequence[Layer]) -> None:
-        self.model, self.feature_module = model, feature_module
+    def __init__(
+        self,
+        model: nn.Module,
+        feature_module: str | int | None,
+        layers: Sequence[Layer],
+        classifier: str | Sequence[str] | None = None,
+    ) -> None:
+        self.model, self.feature_module, self.classifier = model, feature_module, classifier
         self.names = {
             layer: stage_module(model, layer) if isinstance(layer, int) else layer
             for layer in layers
@@ -44,10 +51,15 @@ class PointsBySize:
             ValueError: see :func:`alignmix_timm.choose_point`.
         """
         if image_size not in self._points:
-            points = choose_points(self.model, image_size, [self.feature_module, *self.names.values()])
+            names = [self.feature_module, *self.names.values()]
+            points = choose_points(self.model, image_size, names, self.classifier)
             self._points[image_size] = dict(zip((None, *self.names), points, strict=True))
             _logger.info("AlignMix mixes %s at images of %s.", points[0], image_size)
         return self._points[image_size]
+
+    def forget(self) -> None:
+        """Choose anew: the model has changed."""
+        self._points.clear()
 
     def describe(self, image_size: ImageSize, layers: Sequence[Layer]) -> str:
         """Say in words where batches are mixed at some of the layers."""

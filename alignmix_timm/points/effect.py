@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..alignment import Alignment
 from . import MixingPoint
 from .layout import mix_maps
+from .probe import tensors_of
 
 NO_EFFECT = 1e-3  # below this share of the logits, alignment does not matter
 
@@ -69,9 +70,9 @@ def _mixed_logits(
         return (feats, *output[1:]) if isinstance(output, tuple) else feats
 
     handle = model.get_submodule(point.feature_module).register_forward_hook(hook)
-    logits = model(images)
+    logits = tensors_of(model(images))[0]
     handle.remove()
-    return logits[0] if isinstance(logits, tuple | list) else logits
+    return logits
 
 
 def _leave_start(model: nn.Module, generator: torch.Generator) -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,11 +23,13 @@ _CLASS_TOKEN_NAME = re.compile(r"class(?!if)|tokenonly|token_only", re.IGNORECAS
 class FeatureMaps:
     """The feature maps of a model, from one traced forward pass."""
 
-    def __init__(self, model: nn.Module, input_size: tuple[int, int, int]) -> None:
+    def __init__(
+        self, model: nn.Module, input_size: tuple[int, int, int], classifier: str | Sequence[str] | None = None
+    ) -> None:
         self.input_size = input_size
         self.label = f"{type(model).__name__} at images of {input_size[1]} x {input_size[2]}"
         self.modules = dict(model.named_modules())
-        self.classifiers = _classifiers(model)
+        self.classifiers = _classifiers(model) if classifier is None else self._named(classifier)
         self.trace = trace(model, input_size)
         silent = [name for name in self.classifiers if name not in self.trace.inputs]
         if silent:
@@ -43,6 +46,18 @@ class FeatureMaps:
         trunk = [parent for parent in parents if any(name.startswith(f"{parent}.") for name in self.maps)]
         self.heads = [*self.classifiers, *(parent for parent in parents if parent and parent not in trunk)]
         self.spatial = [name for name in self.trace.outputs if self._is_spatial(name)]
+
+    def _named(self, classifier: str | Sequence[str]) -> tuple[str, ...]:
+        """The classifiers that were given by name."""
+        names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+        missing = [name for name in names if name not in self.modules]
+        if missing or not names:
+            children = [name for name, _ in self.modules[""].named_children()]
+            raise ValueError(
+                f"classifier must be the name of a module of {self.label}, or several, got {classifier!r}. Its parts "
+                f"are {children}."
+            )
+        return names
 
     def deepest(self) -> tuple[str, str]:
         """The last large enough block that a spatial operation follows, and the reason in words."""
@@ -172,7 +187,10 @@ def _classifiers(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules whose input is the embedding."""
     label = type(model).__name__
     if not hasattr(model, "get_classifier"):
-        raise ValueError(f"{label} has no get_classifier(): AlignMix needs a timm classifier, not a feature extractor.")
+        raise ValueError(
+            f"{label} has no get_classifier(), as timm's classifiers do: name the module that makes the logits, such "
+            "as classifier='fc'."
+        )
     get_classifier: Any = model.get_classifier
     found = get_classifier()
     names = {id(module): name for name, module in model.named_modules()}
