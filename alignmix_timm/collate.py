@@ -122,11 +122,15 @@ class AlignMixCollator:
     def _stacked(self, labels: list[Any]) -> Tensor:
         kinds = sorted({type(label).__name__ for label in labels})
         try:
-            collated = default_collate(labels)
-        except (TypeError, RuntimeError) as error:
+            rows = [torch.tensor(label) if isinstance(label, list | tuple) else label for label in labels]
+            collated = default_collate(rows)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"labels must be class indices or targets of one shape, got {kinds}: {error}") from error
         if not isinstance(collated, Tensor):
-            raise ValueError(f"labels must be class indices, or targets as tensors or arrays, got {kinds}.")
+            raise ValueError(
+                f"labels must be class indices, or targets as lists, arrays or tensors, got {kinds}, such as "
+                f"{labels[0]!r}. Number the classes, in Hugging Face datasets with class_encode_column."
+            )
         if self.num_classes is not None and self.num_classes > 1 and collated.ndim == 1:
             check_labels(collated, self.num_classes)
         return collated

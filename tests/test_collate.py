@@ -1,5 +1,7 @@
 import pickle
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -123,8 +125,9 @@ def test_examples_without_labels_can_be_evaluated_and_not_trained_on(example: ob
     ("examples", "message"),
     [
         ([{"image": IMAGE, "label": 1}, {"image": IMAGE, "label": None}], "got None in 1 of 2"),
-        ([{"image": IMAGE, "label": "cat"}] * 2, r"labels must be class indices, .* got \['str'\]"),
-        ([{"image": IMAGE, "label": [0.5, 0.5]}] * 2, r"targets as tensors or arrays, got \['list'\]"),
+        ([{"image": IMAGE, "label": "cat"}] * 2, r"class indices, .* got \['str'\], such as 'cat'. .* class_encode"),
+        ([{"image": IMAGE, "label": ["cat", "pet"]}] * 2, r"labels must be class indices .* got \['list'\]"),
+        ([(IMAGE, [1.0, 0.0]), (IMAGE, [1.0])], r"targets of one shape, got \['list'\]"),
         ([(IMAGE, torch.zeros(2)), (IMAGE, torch.zeros(3))], "targets of one shape"),
         ([(IMAGE, object())] * 2, r"of one shape, got \['object'\]"),
         ([IMAGE, IMAGE], r"examples must be mappings or \(image, label\) tuples, got Tensor"),
@@ -134,6 +137,13 @@ def test_examples_without_labels_can_be_evaluated_and_not_trained_on(example: ob
 def test_labels_that_are_none_are_named(examples: list[object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AlignMixCollator()(examples)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor], ids=["list", "tuple", "array", "tensor"])
+@pytest.mark.parametrize("values", [[0.0, 1.0, 0.5], [0, 1, 1], [False, True, True]], ids=["soft", "int", "bool"])
+def test_targets_of_an_example_are_a_row_whatever_holds_them(kind: Callable[[list], object], values: list) -> None:
+    labels = AlignMixCollator(num_classes=3)([(IMAGE, kind(values)), (IMAGE, kind(values[::-1]))])["labels"]
+    assert torch.equal(dense_targets(labels, 3), torch.tensor([values, values[::-1]]).float())
 
 
 def test_dense_targets_of_every_kind() -> None:
