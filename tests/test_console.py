@@ -1,12 +1,15 @@
 """The lines of a run: within 120 columns, also where its numbers are large, and what they say."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import datasets
 import pytest
 
 from alignmix_timm import __main__ as command
-from alignmix_timm.training.console import done_line, duration, epoch_line, train_line
+from alignmix_timm.training.console import _missing, done_line, duration, epoch_line, train_line
+from alignmix_timm.training.data.splits import Splits
 
 LONG = {"loss": 0.000012345, "mixed_acc": 100.0, "lr": 1.2345e-05, "images_per_second": 12345.6, "epoch": 599.99}
 EMA = {"top1": 99.98, "loss": 12.345678, "ece": 12.3456, "ema_top1": 100.0, "ema_loss": 11.3456, "ema_ece": 10.123}
@@ -39,6 +42,14 @@ def test_what_lines_say() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(0.2, "0:00"), (59.7, "1:00"), (3599.8, "1:00:00"), (86400, "24:00:00")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_classes_without_a_held_out_row_are_named() -> None:
+    rows = datasets.Dataset.from_dict({"label": [0, 0, 2]})
+    splits = Splits(rows, rows, "image", "label", list("abcdefghij"), "train", held_out=True)
+    assert _missing(splits) == "; none of b, d, e, f, g and 3 more"
+    assert _missing(replace(splits, names=["a", "b", "c"])) == "; none of b"
+    assert _missing(replace(splits, held_out=False)) == ""
 
 
 def test_train_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

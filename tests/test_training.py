@@ -148,7 +148,7 @@ def test_a_run_says_once_where_it_mixes_and_nothing_if_it_does_not(
         r"^epoch 1/1 \(0:\d\d\): train loss [\d.]+; EMA top-1 [\d.]+ %, .*; best so far$", told, re.MULTILINE
     )
     mean = sum(line["loss"] for line in records(tmp_path / "mixed", "train")) / 5
-    assert f"train loss {mean:.4g};" in told
+    assert f"train loss {mean:.2f};" in told
     run(config(data, tmp_path / "none", mixers=["none"]))
     assert "AlignMix mixes" not in "".join(capfd.readouterr())
     never: list[dict[str, Any]] = [

@@ -155,7 +155,8 @@ def hardware() -> str:
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return f"CPU {name or platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU {name or platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:

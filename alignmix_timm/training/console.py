@@ -33,7 +33,7 @@ def start_lines(config: TrainConfig, splits: Splits, plan: BatchPlan, step: int,
     return [
         wrapped(
             f"{config.model}, {len(splits.names)} classes: {plan.rows} training images of "
-            f"{config.data or 'synthetic data'}, {len(splits.test)} for evaluation ({evaluated})."
+            f"{config.data or 'synthetic data'}, {len(splits.test)} for evaluation ({evaluated}{_missing(splits)})."
         ),
         wrapped(
             f"Steps {step} to {config.epochs * plan.steps_per_epoch}, {plan.steps_per_epoch} an epoch, of "
@@ -42,6 +42,16 @@ def start_lines(config: TrainConfig, splits: Splits, plan: BatchPlan, step: int,
             f"{accelerator.mixed_precision}."
         ),
     ]
+
+
+def _missing(splits: Splits) -> str:
+    """The classes of which no row was held out, to be said: accuracy does not count them."""
+    if not splits.held_out:
+        return ""
+    present = set(splits.test[splits.label])
+    missing = [name for label, name in enumerate(splits.names) if label not in present]
+    shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+    return f"; none of {shown}" if missing else ""
 
 
 def train_line(record: dict[str, Any], step: int, total: int, passed: float, left: float) -> str:
@@ -65,7 +75,7 @@ def epoch_line(epoch: int, epochs: int, loss: float, seconds: float, result: dic
         result: Of the evaluation, also of the EMA weights where there are any; empty without one.
         best: Whether it is the best so far.
     """
-    line = f"epoch {epoch}/{epochs} ({duration(seconds)}): train loss {loss:.4g}"
+    line = f"epoch {epoch}/{epochs} ({duration(seconds)}): train loss {loss:.2f}"
     if not result:
         return line
     ema = "ema_" if "ema_top1" in result else ""
