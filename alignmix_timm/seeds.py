@@ -22,8 +22,8 @@ class Stream(IntEnum):
     REGION = 6  # step, micro-batch: where images are cut
     INIT = 7  # weights of a new model
     SPLIT = 8  # rows held out or left out
-    LAYER = 10  # step: where features are mixed
     SHOW = 9  # pairs of held-out images to look at
+    LAYER = 10  # step: where features are mixed
 
 
 def generator(seed: int, stream: Stream, *place: int) -> np.random.Generator:

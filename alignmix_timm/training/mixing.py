@@ -64,7 +64,7 @@ class MixingOptions(OptionGroup):
             check_no_clean([mode for mixer in drawn for mode in getattr(mixer, "modes", ())])
 
     def drawn_mixers(self) -> list[Mixer]:
-        """The mixers, each with its options.
+        """The mixers, each once and with its options.
 
         Raises:
             ValueError: an unknown mixer or option, or a value outside its range.
@@ -83,7 +83,7 @@ class MixingOptions(OptionGroup):
                     f"mixer_args must be MIXER.ARGUMENT=value of one of {', '.join(self.mixers)}, got {name!r}."
                 )
             own.setdefault(mixer, {})[argument] = value
-        return [make_mixer(name, **own.get(name, {})) for name in self.mixers]
+        return [make_mixer(name, **own.get(name, {})) for name in dict.fromkeys(self.mixers)]
 
     @property
     def reconstructs(self) -> bool:
@@ -104,9 +104,9 @@ def build_mixer(options: MixingOptions, steps_per_epoch: int = 1) -> Mixer:
         steps_per_epoch: To know when ``mix_off_epoch`` comes.
     """
     until = None if options.mix_off_epoch is None else max(options.mix_off_epoch, 0) * steps_per_epoch
-    mixers = {mixer.name: mixer for mixer in options.drawn_mixers()}
-    shares = [options.mixers.count(name) for name in mixers]
-    mixer = OneOf(list(mixers.values()), shares, prob=options.mix_prob, until=until)
+    mixers = options.drawn_mixers()
+    shares = [options.mixers.count(mixer.name) for mixer in mixers]
+    mixer = OneOf(mixers, shares, prob=options.mix_prob, until=until)
     return WithReconstruction(mixer, options.all_modes) if options.reconstructs else mixer
 
 
