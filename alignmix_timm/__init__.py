@@ -7,6 +7,7 @@ from .collate import AlignMixCollator
 from .dropin import AlignMix
 from .functional import align, alignmix, mix, mix_targets
 from .hooks import MixingHooks
+from .mixers import MixDraw
 from .model import AlignMixModel, AlignMixOutput
 from .networks.autoencoder import Autoencoder
 from .networks.encoder import Encoder
@@ -27,6 +28,7 @@ __all__ = [
     "Alignment",
     "Autoencoder",
     "Encoder",
+    "MixDraw",
     "MixParams",
     "MixingHooks",
     "MixingPoint",

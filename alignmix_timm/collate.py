@@ -1,30 +1,33 @@
-"""The collator: a batch of examples, with the parameters by which the model will mix it."""
+"""The collator: a batch of examples, with what the model will mix it by."""
 
+import copy
+import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import default_collate, get_worker_info
+from torch.utils.data import default_collate
 from typing_extensions import Unpack
 
-from .mixers import Mixer, drawn_by
-from .params import DrawOptions, MixParams, Place, process_index
+from .mixers import MixDraw, Mixer, drawn_by
+from .mixers.option_names import check_option_names
+from .params import DrawOptions
 from .targets import check_labels
 
 _IMAGE_COLUMNS = ("pixel_values", "image", "img")
 _LABEL_COLUMNS = ("labels", "label", "fine_label")
 _TRAINER_HINT = "With the Hugging Face Trainer, set remove_unused_columns=False."
-_MAX_WORKERS = 1024
 
 
 class AlignMixCollator:
     """Collate examples into ``{"pixel_values", "labels", "mix"}``.
 
-    Nothing is mixed here, so a collator serves evaluation as well; give each loader one of its own. Batches are counted
-    in each data worker, over all epochs, so that every batch of a run is drawn anew from (seed, number of the batch),
-    with the same mode in every process. A resumed run starts to count again.
+    Nothing is mixed or drawn here, so a collator serves evaluation as well. ``mix`` is drawn from (seed, number of the
+    batch) when it is first read, as the model does in training: each training process counts the batches that it reads,
+    over all epochs and all loaders of the collator. So every batch is drawn anew, with the same mode in every process;
+    data workers, epochs left early, and evaluation in between make no difference. A pickled copy counts together with
+    the original, in each process; a deep copy counts for itself. A resumed run starts to count again.
 
     Args:
         seed: Seed of the run.
@@ -36,6 +39,7 @@ class AlignMixCollator:
 
     Raises:
         ValueError: an option outside its range, or one for drawing beside a mixer.
+        TypeError: an unknown option.
     """
 
     def __init__(
@@ -47,14 +51,18 @@ class AlignMixCollator:
         mixer: Mixer | None = None,
         **options: Unpack[DrawOptions],
     ) -> None:
+        check_option_names(options, DrawOptions.__annotations__)
         self.mixer = drawn_by(mixer, options)
         self.seed, self.num_classes = seed, num_classes
         self.image_column, self.label_column = image_column, label_column
-        self.process_index = process_index()
-        # In shared memory, one count for each worker: workers may be started anew for every epoch.
-        self.counts = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self._key = uuid.uuid4().hex
 
-    def __call__(self, examples: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> dict[str, Tensor | MixParams]:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "AlignMixCollator":
+        copied = type(self).__new__(type(self))
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo), _key=uuid.uuid4().hex)
+        return copied
+
+    def __call__(self, examples: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> dict[str, Tensor | MixDraw]:
         """Collate.
 
         Args:
@@ -62,7 +70,7 @@ class AlignMixCollator:
 
         Returns:
             ``pixel_values`` [B, C, H, W], ``labels`` [B] or [B, C] as in the dataset (absent if there are none, which
-            evaluation allows and training does not), and ``mix``: :class:`MixParams`.
+            evaluation allows and training does not), and ``mix``: :class:`alignmix_timm.MixDraw`.
 
         Raises:
             ValueError: columns not found, images that are not tensors, labels missing in some of the examples, of
@@ -74,11 +82,10 @@ class AlignMixCollator:
             raise ValueError(
                 f"images must be tensors [C, H, W], got {type(wrong).__name__}: apply the transform in the dataset."
             )
-        batch: dict[str, Tensor | MixParams] = {"pixel_values": torch.stack(images)}
+        batch: dict[str, Tensor | MixDraw] = {"pixel_values": torch.stack(images)}
         if not unlabelled:
             batch["labels"] = self._stacked(labels)
-        params = self.mixer.draw(len(images), Place(self.seed, self._next_step(), self.process_index))
-        batch["mix"] = replace(params, unlabelled=unlabelled)
+        batch["mix"] = MixDraw(self.mixer, self.seed, len(images), self._key, unlabelled)
         return batch
 
     def _columns(self, examples: Sequence[Any]) -> tuple[list[Any], list[Any], str]:
@@ -122,8 +129,9 @@ class AlignMixCollator:
     def _stacked(self, labels: list[Any]) -> Tensor:
         kinds = sorted({type(label).__name__ for label in labels})
         try:
-            rows = [torch.tensor(label) if isinstance(label, list | tuple) else label for label in labels]
-            collated = default_collate(rows)
+            with torch.device("cpu"):  # beside the images, whatever the default device
+                rows = [torch.tensor(label) if isinstance(label, list | tuple) else label for label in labels]
+                collated = default_collate(rows)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"labels must be class indices or targets of one shape, got {kinds}: {error}") from error
         if not isinstance(collated, Tensor):
@@ -134,10 +142,3 @@ class AlignMixCollator:
         if self.num_classes is not None and self.num_classes > 1 and collated.ndim == 1:
             check_labels(collated, self.num_classes)
         return collated
-
-    def _next_step(self) -> int:
-        worker = get_worker_info()
-        number, workers = (worker.id, worker.num_workers) if worker is not None else (0, 1)
-        step = number + int(self.counts[number]) * workers
-        self.counts[number] += 1
-        return step

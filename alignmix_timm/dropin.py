@@ -1,5 +1,6 @@
 """A drop-in replacement for ``timm.data.Mixup``: AlignMix, or any other mixer, in a loop of timm's parts."""
 
+import logging
 from typing import Any
 
 from torch import Tensor, nn
@@ -7,8 +8,11 @@ from typing_extensions import Unpack
 
 from .attaching import AttachOptions, attach
 from .mixers import Mixer, NoMixing, drawn_by, mix_batch
-from .params import DrawOptions, Place, check_no_clean, process_index
+from .mixers.option_names import check_option_names
+from .params import DrawOptions, MixParams, Place, check_no_clean, process_index
 from .targets import check_num_classes, check_smoothing
+
+_logger = logging.getLogger(__name__)
 
 
 class AlignMixOptions(DrawOptions, AttachOptions, total=False):
@@ -17,6 +21,10 @@ class AlignMixOptions(DrawOptions, AttachOptions, total=False):
 
 class AlignMix:
     """Drop-in replacement for ``timm.data.Mixup`` in a training loop: ``x, y = mixup_fn(x, y)``, then ``model(x)``.
+
+    Only this model mixes: another that gets the same images, such as the teacher in distillation, sees them unmixed in
+    the modes ``embed``, ``feat`` and ``feat_swap``. Pass its probabilities for the images as the labels, and they are
+    mixed like these: ``x, y = mixup_fn(x, teacher(x).softmax(1))``. Or mix images alone: ``modes=["input"]``.
 
     Args:
         model: The timm model that the loop trains (unwrapped: before compile and DDP); it is hooked.
@@ -31,11 +39,14 @@ class AlignMix:
 
     Attributes:
         mixup_enabled: As in timm; set to False to train on unmixed, dense targets from then on (``--mixup-off-epoch``).
-        step: Number of calls so far; save and set it to resume.
+        step: Number of calls so far; save and set it to resume. ``mixup_fn.step -= 1`` repeats the last draw, for
+            another forward pass of the same unmixed batch, as in SAM.
+        params: What was drawn for the last batch: ``mode``, ``lam``, ``perm``, on the CPU; None before the first.
         last: What was done with the last batch, in a word: a mode of AlignMix, or the name of another mixer.
 
     Raises:
         ValueError: no usable mixing point; an option outside its range, or one for drawing beside a mixer.
+        TypeError: an unknown option.
     """
 
     def __init__(
@@ -47,6 +58,7 @@ class AlignMix:
         mixer: Mixer | None = None,
         **options: Unpack[AlignMixOptions],
     ) -> None:
+        check_option_names(options, AlignMixOptions.__annotations__)
         drawing: Any = {name: value for name, value in options.items() if name in DrawOptions.__annotations__}
         attaching: Any = {name: value for name, value in options.items() if name not in drawing}
         check_no_clean(drawing.get("modes", ()))
@@ -58,7 +70,13 @@ class AlignMix:
         self.mixup_enabled = True
         self.step = 0
         self.last = "none"
+        self.params: MixParams | None = None
         self.hooks = attach(model, layers=self.mixer.feature_layers, **attaching)
+        if self.mixer.mixes_inside:
+            _logger.info(
+                "Batches are mixed inside the model: a teacher of the same images would see them unmixed. For "
+                "distillation pass its probabilities as the labels, or use modes=['input']."
+            )
 
     @property
     def num_classes(self) -> int:
@@ -77,7 +95,7 @@ class AlignMix:
         """
         mixer = self.mixer if self.mixup_enabled else NoMixing()
         params = mixer.draw(len(images), Place(self.seed, self.step, process_index()))
-        self.step, self.last = self.step + 1, params.label
+        self.step, self.last, self.params = self.step + 1, params.label, params
         mixed = mix_batch(mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
         if mixed.extra_loss is not None:
             self.hooks.disarm()

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from typing_extensions import Unpack
 
 from .attaching import AttachOptions, attach
-from .mixers import AlignMixup, Mixed, Mixer, mix_batch
-from .params import MixParams, check_no_clean
-from .targets import DenseCrossEntropy, check_criterion, check_num_classes, check_smoothing, dense_targets
+from .mixers import AlignMixup, MixDraw, Mixed, Mixer, drawn, mix_batch
+from .mixers.option_names import check_option_names
+from .params import MixParams
+from .targets import DenseCrossEntropy, check_criterion, check_num_classes, check_smoothing, dense_loss, dense_targets
 from .timm_interface import TimmInterface
 
 _NAMES = ("loss", "logits", "targets")
@@ -86,6 +87,7 @@ class AlignMixModel(TimmInterface):
 
     Raises:
         ValueError: no usable mixing point, or an option outside its range.
+        TypeError: an unknown option.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class AlignMixModel(TimmInterface):
         self.criterion = DenseCrossEntropy() if criterion is None else criterion
         self.mixer = AlignMixup() if mixer is None else mixer
         self._num_classes = num_classes
+        check_option_names(options, AttachOptions.__annotations__)
         check_criterion(criterion, check_num_classes(model, num_classes))
         check_smoothing(label_smoothing)
         self.label_smoothing = label_smoothing
@@ -121,7 +124,7 @@ class AlignMixModel(TimmInterface):
         return check_num_classes(self.model, self._num_classes)
 
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, mix: MixParams | None = None
+        self, pixel_values: Tensor, labels: Tensor | None = None, mix: MixDraw | MixParams | None = None
     ) -> AlignMixOutput:
         """Classify a batch; in training mode, mix it on the way as ``mix`` says.
 
@@ -130,20 +133,21 @@ class AlignMixModel(TimmInterface):
         Args:
             pixel_values: Images, [B, C, H, W].
             labels: Class indices [B], or one-hot, soft or multi-label targets [B, C]; may be left out in eval mode.
-            mix: Parameters from the collator, ``mixer.draw`` or :func:`alignmix_timm.draw`; ignored in eval mode.
+            mix: From the collator, ``mixer.draw`` or :func:`alignmix_timm.draw`; ignored in eval mode.
 
         Raises:
             ValueError: training without ``mix`` or labels; ``mix`` of another batch size or mixer; labels that do not
-                fit.
+                fit; a criterion of class indices.
             RuntimeError, FloatingPointError: as :meth:`MixingHooks.check`, and as :meth:`MixingHooks.check_modes`.
         """
         if not self.training:
             self.hooks.check_modes()
             logits = self._classify(pixel_values)
-            loss = None if labels is None else self.criterion(logits, dense_targets(labels, self.num_classes))
+            targets = None if labels is None else dense_targets(labels, self.num_classes)
+            loss = None if targets is None else dense_loss(self.criterion, logits, targets)
             return AlignMixOutput(loss=loss, logits=logits)
         mixed, logits = self._mixed(pixel_values, labels, mix)
-        loss = self.criterion(logits, mixed.targets)
+        loss = dense_loss(self.criterion, logits, mixed.targets)
         loss = loss if mixed.extra_loss is None else loss + mixed.extra_loss
         return AlignMixOutput(loss=loss, logits=logits, targets=mixed.targets)
 
@@ -151,16 +155,20 @@ class AlignMixModel(TimmInterface):
         output = self.model(images)
         return getattr(output, "logits", output)  # models of transformers return them by name
 
-    def _mixed(self, images: Tensor, labels: Tensor | None, params: MixParams | None) -> tuple[Mixed, Tensor]:
-        if params is None:
+    def _mixed(self, images: Tensor, labels: Tensor | None, mix: MixDraw | MixParams | None) -> tuple[Mixed, Tensor]:
+        if mix is None:
             raise ValueError(
                 "training needs the mixing parameters of the batch: use AlignMixCollator as collate_fn, or pass "
                 "mix=draw(batch_size, seed, step). To train unmixed, draw with prob=0."
             )
-        check_no_clean([params.mode])
         if labels is None:
-            reason = params.unlabelled or "pass labels=..., or call model.eval() for logits alone."
+            reason = mix.unlabelled or (
+                "pass labels=..., or call model.eval() for logits alone. The Hugging Face Trainer takes them out of "
+                "the batch for label_smoothing_factor and compute_loss_func: use label_smoothing and criterion of "
+                "AlignMixModel instead."
+            )
             raise ValueError(f"training needs labels, and the batch has none: {reason}")
+        params = drawn(mix)
         try:
             mixed = mix_batch(self.mixer, images, labels, params, self.hooks, self.num_classes, self.label_smoothing)
             logits = self._classify(mixed.images)

@@ -106,7 +106,7 @@ class MixParams:
 
 def unmixed(batch_size: int, mode: Mode = "none") -> MixParams:
     """Parameters that leave a batch as it is."""
-    return MixParams(mode, torch.ones(batch_size), torch.arange(batch_size))
+    return MixParams(mode, torch.ones(batch_size, device="cpu"), torch.arange(batch_size, device="cpu"))
 
 
 class DrawOptions(TypedDict, total=False):
@@ -187,10 +187,15 @@ def check_draw_options(
         raise ValueError(f"alpha must be {rule}, got {alpha!r}. The paper's value is 2.")
     if not isinstance(prob, Real) or not 0 <= prob <= 1:
         raise ValueError(f"prob must be in [0, 1], got {prob!r}.")
+    if not isinstance(modes, list | tuple):
+        hint = f" Write modes=[{modes!r}]." if isinstance(modes, str) else ""
+        raise ValueError(f"modes must be a list of modes, got {modes!r}.{hint}")
     unknown = [mode for mode in modes if mode not in get_args(Mode)]
     if unknown or not modes:
         raise ValueError(f"modes must be chosen from {get_args(Mode)}, got {tuple(modes)}.")
-    if weights is not None and (len(weights) != len(modes) or min(weights) < 0 or not 0 < sum(weights) < math.inf):
+    if weights is not None and (
+        np.shape(weights) != (len(modes),) or min(weights) < 0 or not 0 < sum(weights) < math.inf
+    ):
         raise ValueError(f"weights must be one number >= 0 for each of {tuple(modes)}, not all 0, got {weights}.")
 
 

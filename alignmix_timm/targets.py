@@ -1,5 +1,6 @@
 """Labels of any kind as dense targets, and the loss on them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -79,6 +80,33 @@ class DenseCrossEntropy(nn.Module):
             if wrong.numel():
                 raise ValueError(f"labels of a model with one class must be in [0, 1], got {wrong[0]:g}.")
         return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+def dense_loss(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor) -> Tensor:
+    """The loss of logits and dense float targets, [B, C].
+
+    Raises:
+        ValueError: the criterion takes class indices. Its own errors pass as they are.
+    """
+    try:
+        return criterion(logits, targets)
+    except Exception as error:
+        if _takes_indices(criterion, logits, targets):
+            name = getattr(criterion, "__name__", type(criterion).__name__)
+            raise ValueError(
+                f"criterion must take dense float targets [B, C], got {name}, which takes class indices. Use "
+                "CrossEntropyLoss or timm.loss.SoftTargetCrossEntropy, with AlignMixModel(label_smoothing=...)."
+            ) from error
+        raise
+
+
+@torch.no_grad()
+def _takes_indices(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor) -> bool:
+    try:
+        criterion(logits, targets.argmax(1))
+    except Exception:
+        return False
+    return True
 
 
 def check_criterion(criterion: object, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""What timm's tools ask of a model, answered by a wrapper for the network inside it.
+"""What timm's tools and the Hugging Face Trainer ask of a model, answered by a wrapper for the network inside it.
 
 A wrapper's parameters have longer names than the network's, and timm chooses parameters by name: for weight decay, and
 for learning rates that decay from layer to layer.
@@ -24,7 +24,13 @@ _OF_THE_NETWORK = frozenset(
 
 
 class TimmInterface(nn.Module):
-    """A wrapper that timm's tools take for the network inside it: optimizers, transforms, publishing."""
+    """A wrapper that timm's tools take for the network inside it: optimizers, transforms, publishing.
+
+    Attributes:
+        main_input_name: Name of the images in a batch, for the Hugging Face Trainer.
+    """
+
+    main_input_name = "pixel_values"
 
     @property
     @abstractmethod
@@ -49,6 +55,38 @@ class TimmInterface(nn.Module):
         if callable(groups):
             return lambda name: groups(name.removeprefix(prefix)) if name.startswith(prefix) else math.inf
         return {group: _with_prefix(prefix, patterns) for group, patterns in groups.items()}
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Recompute activations in the backward pass, as timm does: the Trainer's ``gradient_checkpointing=True``.
+
+        Raises:
+            ValueError: options that timm does not have, or a model that cannot recompute.
+        """
+        given = (activation_checkpointing_kwargs or {}) | options
+        usual = {"use_reentrant": False, "every_n_layers": 1, "offload": False}
+        if other := {name: value for name, value in given.items() if name not in usual or value != usual[name]}:
+            raise ValueError(f"activation checkpointing is timm's, which has no options, got {other}.")
+        self._set_checkpointing(True)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> None:
+        """:meth:`activation_checkpointing_enable`, by the name of transformers before 5."""
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **options)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self._set_checkpointing(False)
+
+    def _set_checkpointing(self, enable: bool) -> None:
+        network: Any = self.network
+        try:
+            network.set_grad_checkpointing(enable)
+        except (AssertionError, AttributeError) as error:
+            name = type(network).__name__
+            raise ValueError(f"{name} has no activation checkpointing: set gradient_checkpointing=False.") from error
 
     def _prefix(self) -> str:
         """What the names of the network's parameters start with."""

@@ -3,8 +3,9 @@
     pip install transformers
     python recipes/train_with_trainer.py --output runs/trainer
     python recipes/train_with_trainer.py --data path/or/name --model resnet18 --image-size 64
+    accelerate launch recipes/train_with_trainer.py --output runs/trainer    # on several GPUs
 
-The collator draws how each batch is mixed, the model mixes it in training mode; evaluation is that of the plain model.
+The model mixes each batch of the collator in training mode; evaluation is that of the plain model.
 The folder OUTPUT/model holds the weights for plain timm. A resumed Trainer sees other mixes than it would have seen;
 for exact resume use train.py.
 """
@@ -72,20 +73,22 @@ def train(args: argparse.Namespace) -> None:
     net = build_model(config, len(splits.names))
     data = data_config(net, config)
     model = AlignMixModel(net, input_size=data["input_size"])
+    options = TrainingArguments(
+        args.output,
+        seed=args.seed,
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=500,
+        dataloader_drop_last=True,  # a batch of one image has no partner
+        learning_rate=2e-3,
+        remove_unused_columns=False,  # the Trainer knows the names of forward(), not those of the dataset
+        label_names=["labels"],
+        report_to=[],
+    )
+    check_devices(options.n_gpu)
     trainer = Trainer(
         model,
-        TrainingArguments(
-            args.output,
-            seed=args.seed,
-            num_train_epochs=args.epochs,
-            per_device_train_batch_size=args.batch_size,
-            per_device_eval_batch_size=500,
-            dataloader_drop_last=True,  # a batch of one image has no partner
-            learning_rate=2e-3,
-            remove_unused_columns=False,  # the Trainer knows the names of forward(), not those of the dataset
-            label_names=["labels"],
-            report_to=[],
-        ),
+        options,
         data_collator=AlignMixCollator(seed=args.seed, num_classes=len(splits.names)),
         train_dataset=transformed(splits.train, splits, train_transform(data, config)),
         compute_metrics=lambda pair: summary(scores(*map(torch.from_numpy, pair))),
@@ -101,6 +104,15 @@ def train(args: argparse.Namespace) -> None:
         save_for_timm(model, folder, splits.names, data, provenance=provenance)
         check_reload(net, folder, torch.stack(test[:8]["pixel_values"]))
         print(f"Plain timm loads the weights in {folder}.")
+
+
+def check_devices(gpus: int) -> None:
+    """Raise ValueError for a process with several GPUs, where the Trainer splits batches by DataParallel."""
+    if gpus > 1:
+        raise ValueError(
+            f"each process must train on one GPU, got {gpus}: the Trainer would split batches after they were "
+            "collated. Start the script with accelerate launch, or choose a GPU by CUDA_VISIBLE_DEVICES."
+        )
 
 
 def transformed(rows: Any, splits: Splits, transform: Any) -> Any:

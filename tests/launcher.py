@@ -14,7 +14,12 @@ def launcher(processes: int) -> list[str]:
     start = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines=1", "--mixed_precision=no"]
     if processes == 1:
         return [*start, "--num_processes=1", "--dynamo_backend=no"]
+    port = f"--main_process_port={free_port()}"
+    return [*start, f"--num_processes={processes}", "--dynamo_backend=no", "--multi_gpu", port]
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    return [*start, f"--num_processes={processes}", "--dynamo_backend=no", "--multi_gpu", f"--main_process_port={port}"]
+        return free.getsockname()[1]

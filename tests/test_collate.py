@@ -1,3 +1,4 @@
+import copy
 import pickle
 from collections.abc import Callable
 
@@ -5,9 +6,10 @@ import numpy as np
 import pytest
 import timm
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from alignmix_timm import AlignMixCollator, AlignMixModel, MixParams, draw
+from alignmix_timm import AlignMixCollator, AlignMixModel, MixDraw, MixParams, draw
+from alignmix_timm.mixers import CutMix
 from alignmix_timm.targets import dense_targets
 
 
@@ -22,7 +24,7 @@ class Rows(Dataset):
         return {"image": torch.full((3, 4, 4), float(index)), "label": index % 5}
 
 
-def same(one: MixParams, other: MixParams) -> bool:
+def same(one: MixParams | MixDraw, other: MixParams) -> bool:
     return one.mode == other.mode and torch.equal(one.lam, other.lam) and torch.equal(one.perm, other.perm)
 
 
@@ -34,32 +36,15 @@ def test_batch_is_unmixed_and_carries_its_parameters() -> None:
     assert same(batch["mix"], draw(4, 3, 0))
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("persistent", [False, True])
-def test_every_batch_of_every_epoch_is_drawn_anew(workers: int, persistent: bool) -> None:
-    if persistent and not workers:
-        pytest.skip("persistent workers need workers")
-    loader = DataLoader(
-        Rows(24),
-        batch_size=4,
-        collate_fn=AlignMixCollator(seed=1),
-        num_workers=workers,
-        persistent_workers=persistent,
-    )
-    params = [batch["mix"] for _ in range(2) for batch in loader]
-    assert all(same(params[step], draw(4, 1, step)) for step in range(12))
-
-
 def test_processes_share_modes_and_differ_in_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    collators = []
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
-        collators.append(AlignMixCollator(seed=2, modes=("input", "embed")))
-    rows = [Rows(9)[index] for index in range(8)]
-    for _ in range(10):
-        one, other = (collator(rows)["mix"] for collator in collators)
-        assert one.mode == other.mode
-        assert not torch.equal(one.lam, other.lam)
+    """The process is the one that reads, wherever the collator was made."""
+    rows, collator = [Rows(9)[index] for index in range(8)], AlignMixCollator(seed=2, modes=("input", "embed"))
+    other = copy.deepcopy(collator)
+    for step in range(10):
+        monkeypatch.setenv("RANK", "0")
+        assert same(collator(rows)["mix"], draw(8, 2, step, 0, modes=("input", "embed")))
+        monkeypatch.setenv("RANK", "1")
+        assert same(other(rows)["mix"], draw(8, 2, step, 1, modes=("input", "embed")))
 
 
 def test_accepts_tuples_other_columns_and_no_labels() -> None:
@@ -144,6 +129,17 @@ def test_labels_that_are_none_are_named(examples: list[object], message: str) ->
 def test_targets_of_an_example_are_a_row_whatever_holds_them(kind: Callable[[list], object], values: list) -> None:
     labels = AlignMixCollator(num_classes=3)([(IMAGE, kind(values)), (IMAGE, kind(values[::-1]))])["labels"]
     assert torch.equal(dense_targets(labels, 3), torch.tensor([values, values[::-1]]).float())
+
+
+def test_a_default_device_moves_no_draw_and_no_label() -> None:
+    torch.set_default_device("meta")
+    try:
+        for options in ({}, {"prob": 0}, {"mixer": CutMix(minmax=(0.2, 0.8))}):
+            batch = AlignMixCollator(**options)([(IMAGE, 1), (IMAGE, 0)])
+            tensors = (batch["labels"], batch["mix"].lam, batch["mix"].perm, *batch["mix"].extra.values())
+            assert {tensor.device.type for tensor in tensors} == {"cpu"}
+    finally:
+        torch.set_default_device(None)
 
 
 def test_dense_targets_of_every_kind() -> None:

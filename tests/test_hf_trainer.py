@@ -12,8 +12,9 @@ import pytest
 import timm
 import torch
 from transformers import Trainer, TrainingArguments
+from transformers.trainer_pt_utils import LabelSmoother
 
-from alignmix_timm import AlignMixCollator, AlignMixModel
+from alignmix_timm import AlignMixCollator, AlignMixModel, draw
 from alignmix_timm.publishing.save import load_for_timm
 
 ROOT = Path(__file__).parents[1]
@@ -62,9 +63,18 @@ def test_evaluation_equals_that_of_the_plain_model(tmp_path: Path) -> None:
 
 
 def test_training_mixes_and_saves_the_keys_of_the_timm_model(tmp_path: Path) -> None:
+    """Into the second epoch, with evaluation in between: the draws are those of steps 0 to 5."""
     trainer, _, _, net = build(tmp_path)
+    trainer.args.eval_strategy, trainer.args.eval_steps = "steps", 2
+    seen: list[Any] = []
+    trainer.model.register_forward_pre_hook(
+        lambda model, _, batch: seen.append(batch["mix"]) if model.training else None, with_kwargs=True
+    )
     before = {name: value.clone() for name, value in net.state_dict().items()}
     trainer.train()
+    assert "eval_loss" in str(trainer.state.log_history)
+    assert [len(mix) for mix in seen] == [5, 5, 5, 5, 3, 5]
+    assert all(torch.equal(mix.lam, draw(len(mix), 0, step).lam) for step, mix in enumerate(seen))
     assert trainer.model.hooks.transport is not None
     assert not torch.equal(before["fc.weight"], net.state_dict()["fc.weight"])
     saved = timm.create_model(
@@ -101,4 +111,40 @@ def test_columns_that_the_trainer_drops_are_an_error_that_says_so(tmp_path: Path
     rows = datasets.Dataset.from_dict({"image": [[0.0]] * 8, "label": list(range(8))})
     trainer.train_dataset, trainer.args.remove_unused_columns = rows, True
     with pytest.raises(ValueError, match=r"columns \['label'\], got 'pixel_values'. .*remove_unused_columns=False"):
+        trainer.train()
+
+
+def test_activation_checkpointing_changes_no_bit_of_a_training(tmp_path: Path) -> None:
+    """And images are given to the metrics."""
+    weights = []
+    for name in ("plain", "checkpointed"):
+        trainer, images, _, net = build(tmp_path / name)
+        trainer.args.activation_checkpointing = trainer.args.gradient_checkpointing = name == "checkpointed"
+        trainer.train()
+        assert net.grad_checkpointing == (name == "checkpointed")
+        weights.append(list(net.parameters()))
+    assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
+    trainer.args.include_for_metrics = ["inputs", "loss"]
+    trainer.compute_metrics = lambda result: {"images": float(np.array_equal(result.inputs, images.numpy()))}
+    assert trainer.evaluate()["eval_images"] == 1
+
+
+def test_activation_checkpointing_that_timm_has_not_is_an_error(tmp_path: Path) -> None:
+    model = build(tmp_path)[0].model
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.gradient_checkpointing_disable()
+    assert not model.model.grad_checkpointing
+    with pytest.raises(
+        ValueError, match=r"timm's, which has no options, got \{'use_reentrant': True, 'offload': True\}"
+    ):
+        model.activation_checkpointing_enable({"use_reentrant": True}, every_n_layers=1, offload=True)
+    legacy = AlignMixModel(timm.create_model("dla34", num_classes=3), input_size=(3, 64, 64))
+    with pytest.raises(ValueError, match="DLA has no activation checkpointing: set gradient_checkpointing=False"):
+        legacy.gradient_checkpointing_enable()
+
+
+def test_label_smoothing_of_the_trainer_is_an_error_that_names_the_models(tmp_path: Path) -> None:
+    trainer, *_ = build(tmp_path)
+    trainer.label_smoother = LabelSmoother(0.1)  # as label_smoothing_factor=0.1 sets it
+    with pytest.raises(ValueError, match=r"label_smoothing_factor and compute_loss_func: use label_smoothing and"):
         trainer.train()

@@ -30,7 +30,7 @@ ALLOWED = {
     "hooks": "alignment functional params points sinkhorn",
     "attaching": "alignment hooks points",
     "model": f"{BASE} attaching hooks timm_interface",
-    "collate": "mixers params seeds targets",
+    "collate": "mixers params targets",
     "dropin": f"{BASE} attaching hooks",
     "networks": WRAPPER,
     "evaluation": "",

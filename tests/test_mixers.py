@@ -250,7 +250,7 @@ def test_batches_come_whole_from_data_workers(name: str) -> None:
         rows, 4, collate_fn=AlignMixCollator(seed=2, mixer=mixer), num_workers=1, persistent_workers=True
     )
     for step in range(6):
-        params = next(iter(loader))["mix"]
+        params = next(iter(loader))["mix"].params
         assert contents(params) == contents(mixer.draw(4, Place(2, step)))
         with torch.no_grad():
             assert mixing(mixer)(images(4), labels(4), params).loss.isfinite()

@@ -9,6 +9,7 @@ from .contract import HookedNetwork, Mixed, Mixer, image_size, mix_batch
 from .cutmix import CutMix
 from .input import InputMixup
 from .manifold import ManifoldMixup
+from .mix_draw import MixDraw, drawn
 from .one_of import NoMixing, OneOf
 from .registry import MIXERS, make_mixer
 
@@ -19,10 +20,12 @@ __all__ = [
     "HookedNetwork",
     "InputMixup",
     "ManifoldMixup",
+    "MixDraw",
     "Mixed",
     "Mixer",
     "NoMixing",
     "OneOf",
+    "drawn",
     "drawn_by",
     "image_size",
     "make_mixer",

@@ -1,7 +1,7 @@
 """What every way of mixing is: options without state, that draw on the CPU and mix on the device.
 
-A mixer is a frozen dataclass. ``draw`` is a pure function of its arguments, cheap, and runs in a data worker or in the
-main process; ``mix`` runs in the forward pass of the model, on its device, and must not wait for it.
+A mixer is a frozen dataclass. ``draw`` is a pure function of its arguments, cheap, and runs in the process that trains;
+``mix`` runs in the forward pass of the model, on its device, and must not wait for it.
 """
 
 from abc import ABC, abstractmethod
@@ -14,6 +14,8 @@ from ..params import MixParams, Place, check_no_clean
 from ..targets import dense_targets
 
 ImageSize = tuple[int, int, int]  # channels, height, width
+
+WHOLE_BATCHES = "with Accelerate and the Hugging Face Trainer use dispatch_batches=False and split_batches=False"
 
 
 class Mixed(NamedTuple):
@@ -111,8 +113,9 @@ def mix_batch(
     """
     if len(params) != len(images):
         raise ValueError(
-            f"mix was drawn for {len(params)} examples, the batch has {len(images)}. A batch must not be sliced after "
-            "its parameters were drawn: with Accelerate use dispatch_batches=False and split_batches=False."
+            f"mix was drawn for {len(params)} examples, the batch has {len(images)}. A batch must not be joined or "
+            f"split after it was collated: {WHOLE_BATCHES}. DataParallel splits batches, also in the Trainer where "
+            "it is started with python on several GPUs: use accelerate launch, with one process for each GPU."
         )
     check_no_clean([params.mode])
     if params.mode != "none" and params.mixer not in mixer.names:

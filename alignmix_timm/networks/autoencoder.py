@@ -15,7 +15,7 @@ from typing_extensions import Unpack
 
 from ..attaching import AttachOptions
 from ..hooks import MixingHooks
-from ..mixers import Mixer, image_size
+from ..mixers import MixDraw, Mixer, drawn, image_size
 from ..model import AlignMixModel, AlignMixOutput
 from ..params import MixParams
 from ..timm_interface import TimmInterface
@@ -145,13 +145,13 @@ class Autoencoder(TimmInterface):
         return self.classifier.hooks
 
     def forward(
-        self, pixel_values: Tensor, labels: Tensor | None = None, mix: MixParams | None = None
+        self, pixel_values: Tensor, labels: Tensor | None = None, mix: MixDraw | MixParams | None = None
     ) -> AlignMixOutput:
         """As :meth:`AlignMixModel.forward`; in mode ``clean`` the loss is the reconstruction's, and logits are None."""
         self._check_modes()
         if not self.training or mix is None or mix.mode != "clean":
             return self.classifier(pixel_values, labels, mix)
-        self.hooks.arm(mix, image_size(pixel_values))
+        self.hooks.arm(drawn(mix), image_size(pixel_values))
         embedding, divergence = self._embed(self.net.features(pixel_values))
         self.hooks.check()
         difference = self.decoder(embedding) - self.rescale(pixel_values)
