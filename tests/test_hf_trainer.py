@@ -1,6 +1,7 @@
 """The Hugging Face Trainer: trains with the collator, and evaluates the plain model exactly."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,14 @@ def test_columns_that_the_trainer_drops_are_an_error_that_says_so(tmp_path: Path
     trainer.train_dataset, trainer.args.remove_unused_columns = rows, True
     with pytest.raises(ValueError, match=r"columns \['label'\], got 'pixel_values'. .*remove_unused_columns=False"):
         trainer.train()
+
+
+def test_the_example_trains_on_one_gpu_in_each_process() -> None:
+    check: Any = runpy.run_path(str(ROOT / "recipes" / "train_with_trainer.py"))["check_devices"]
+    check(0)
+    check(1)
+    with pytest.raises(ValueError, match=r"must train on one GPU, got 2: .* with accelerate launch"):
+        check(2)
 
 
 def test_activation_checkpointing_changes_no_bit_of_a_training(tmp_path: Path) -> None:

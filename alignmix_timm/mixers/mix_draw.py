@@ -55,9 +55,16 @@ class MixDraw(metaclass=_OfOneBatch):
         self._mixer, self._collator = mixer, collator
 
     @cached_property
+    @torch.compiler.disable  # numpy draws, and the count must go up once for each batch
     def params(self) -> MixParams:
         """The parameters of the batch."""
-        return self._drawn()
+        if get_worker_info() is not None:
+            raise RuntimeError(
+                "mix must be read in the process that trains, and was read in a data worker. Read it from the batches "
+                "of the DataLoader, or draw in the worker with alignmix_timm.draw."
+            )
+        place = Place(self.seed, next(_NUMBERS[self._collator]), process_index())
+        return replace(self._mixer.draw(self.batch_size, place), unlabelled=self.unlabelled)
 
     mode = property(attrgetter("params.mode"))
     lam = property(attrgetter("params.lam"))
@@ -73,18 +80,8 @@ class MixDraw(metaclass=_OfOneBatch):
         return self.batch_size
 
     def to(self, *args: Any, **kwargs: Any) -> "MixDraw":
-        """Itself, for loops that move every value of a batch: it holds no tensors that the model would miss."""
+        """Itself, for loops that move every value of a batch. The model moves what was drawn."""
         return self
-
-    @torch.compiler.disable  # numpy draws, and the count must go up once for each batch
-    def _drawn(self) -> MixParams:
-        if get_worker_info() is not None:
-            raise RuntimeError(
-                "mix must be read in the process that trains, and was read in a data worker. Read it from the batches "
-                "of the DataLoader, or draw in the worker with alignmix_timm.draw."
-            )
-        place = Place(self.seed, next(_NUMBERS[self._collator]), process_index())
-        return replace(self._mixer.draw(self.batch_size, place), unlabelled=self.unlabelled)
 
 
 def drawn(mix: MixParams | MixDraw) -> MixParams:
