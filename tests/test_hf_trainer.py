@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from alignmix_timm import AlignMixCollator, AlignMixModel, draw
 from alignmix_timm.publishing.save import load_for_timm
 
-ROOT = Path(__file__).parents[1]
+EXAMPLE = Path(__file__).parents[1] / "recipes" / "train_with_trainer.py"
 
 
 def build(tmp_path: Path, count: int = 23) -> tuple[Trainer, torch.Tensor, torch.Tensor, Any]:
@@ -84,7 +83,9 @@ def test_training_mixes_and_saves_the_keys_of_the_timm_model(tmp_path: Path) -> 
     assert all(torch.equal(value, net.state_dict()[name].cpu()) for name, value in saved.state_dict().items())
 
 
-def test_the_example_trains_on_all_classes_of_a_sorted_dataset_without_a_test_split(tmp_path: Path) -> None:
+def test_the_example_trains_on_all_classes_of_a_sorted_dataset_without_a_test_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Dark images, then bright ones: the first 128 rows would be of one class."""
     pixels = np.random.default_rng(0).integers(0, 60, (400, 32, 32, 3), dtype=np.uint8)
     pixels[200:] += 190
@@ -95,11 +96,10 @@ def test_the_example_trains_on_all_classes_of_a_sorted_dataset_without_a_test_sp
     )
     columns = {"img": list(pixels), "fine_label": [0] * 200 + [1] * 200, "coarse_label": [0] * 400}
     datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "data" / "train.parquet")
-    line = [sys.executable, str(ROOT / "recipes" / "train_with_trainer.py"), "--data", str(tmp_path / "data")]
-    line += ["--output", str(tmp_path / "run"), "--epochs", "4", "--rows", "128", "--batch-size", "16"]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "'eval_rows': 40.0" in done.stdout
+    line = [str(EXAMPLE), "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", [*line, "--epochs", "4", "--rows", "128", "--batch-size", "16"])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    assert "'eval_rows': 40.0" in capsys.readouterr().out
     origin = json.loads((tmp_path / "run" / "model" / "provenance.json").read_text())["run"]
     assert (origin["dataset"]["train_rows"], origin["dataset"]["eval_rows"]) == (128, 40)
     assert origin["results"]["top1"] > 90
@@ -116,7 +116,7 @@ def test_columns_that_the_trainer_drops_are_an_error_that_says_so(tmp_path: Path
 
 
 def test_the_example_trains_on_one_gpu_in_each_process() -> None:
-    check: Any = runpy.run_path(str(ROOT / "recipes" / "train_with_trainer.py"))["check_devices"]
+    check: Any = runpy.run_path(str(EXAMPLE))["check_devices"]
     check(0)
     check(1)
     with pytest.raises(ValueError, match=r"must train on one GPU, got 2: .* with accelerate launch"):

@@ -8,13 +8,13 @@ from ..params import DrawOptions
 
 # Options of timm.data.Mixup, and those of the collator where they are given to the model.
 _MEANT = {
-    "mixup_alpha": "use alpha",
-    "cutmix_alpha": "use mixer=alignmix_timm.mixers.CutMix(alpha=...)",
-    "cutmix_minmax": "use mixer=alignmix_timm.mixers.CutMix(minmax=...)",
-    "switch_prob": "use mixer=alignmix_timm.mixers.OneOf(..., probabilities=...)",
-    "mode": "use per_example=True or False",
-    "correct_lam": "leave it out, the lam of CutMix is always that of the box as clipped",
-} | dict.fromkeys(DrawOptions.__annotations__, "give it to AlignMixCollator, which draws, or to draw")
+    "mixup_alpha": "use alpha.",
+    "cutmix_alpha": "use mixer=alignmix_timm.mixers.CutMix(alpha=...).",
+    "cutmix_minmax": "use mixer=alignmix_timm.mixers.CutMix(minmax=...).",
+    "switch_prob": "use mixer=alignmix_timm.mixers.OneOf(..., probabilities=...).",
+    "mode": "use per_example=True or False.",
+    "correct_lam": "leave it out, the lam of CutMix is always that of the box as clipped.",
+} | dict.fromkeys(DrawOptions.__annotations__, "give it to AlignMixCollator, which draws, or to draw.")
 
 
 def check_option_names(options: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -22,8 +22,5 @@ def check_option_names(options: Mapping[str, Any], known: Iterable[str]) -> None
     known = sorted(known)
     for name in options:
         if name not in known:
-            meant = _MEANT.get(name, "")
-            raise TypeError(
-                f"unexpected option {name!r}: "
-                + (f"{meant}." if meant else f"the options are {', '.join(known)}.{nearest(name, known)}")
-            )
+            options_here = f"the options are {', '.join(known)}.{nearest(name, known)}"
+            raise TypeError(f"unexpected option {name!r}: {_MEANT.get(name, options_here)}")
