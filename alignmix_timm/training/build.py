@@ -104,17 +104,16 @@ def architecture(config: TrainConfig) -> str:
 
 def model_args(config: TrainConfig) -> dict[str, Any]:
     """Arguments of ``timm.create_model`` that the architecture needs to be built again."""
-    known, size = timm.models.get_pretrained_cfg(config.model), config.image_size
-    img_size = size[0] if size and size[0] == size[1] else size
+    known = timm.models.get_pretrained_cfg(config.model)
     if config.embedding == "none":
-        sized = {"img_size": img_size} if img_size and known and known.fixed_input_size else {}
+        sized = {"img_size": config.image_size} if config.image_size and known and known.fixed_input_size else {}
         return {**sized, **config.model_args}
     return {
         "backbone": config.model,
         "embedding": config.embedding,
         "embed_dim": config.embed_dim,
         "grid": config.grid,
-        "img_size": img_size or (known.input_size[-1] if known else 224),
+        "img_size": config.image_size or (known.input_size[-1] if known else 224),
         "backbone_args": dict(config.model_args),
     }
 
@@ -135,11 +134,10 @@ def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any], mixer: Mixer
     options: dict[str, Any] = {
         name: getattr(config, name) for name in AttachOptions.__annotations__ if hasattr(config, name)
     }
-    options |= dict(input_size=data["input_size"], mixer=mixer)
-    options |= dict(criterion=build_criterion(config), label_smoothing=config.smoothing)
+    options |= dict(criterion=build_criterion(config), mixer=mixer, label_smoothing=config.smoothing)
     wrapped: AlignMixModel | Autoencoder
     if config.method == "alignmix":
-        wrapped = classifier = AlignMixModel(net, **options)
+        wrapped = classifier = AlignMixModel(net, **options | {"input_size": data["input_size"]})
     else:
         wrapped = Autoencoder(
             net,

@@ -81,11 +81,12 @@ class ModelOptions(OptionGroup):
         return size[0]
 
     @property
-    def image_size(self) -> tuple[int, int] | None:
-        """Height and width of the images; None where the model decides."""
-        if self.input_size is not None:
-            return self.input_size[1], self.input_size[2]
-        return None if self.img_size is None else (self.img_size, self.img_size)
+    def image_size(self) -> int | tuple[int, int] | None:
+        """Height and width of the images, one number for both if they are square; None where the model decides."""
+        if self.input_size is None:
+            return self.img_size
+        _, height, width = self.input_size
+        return height if height == width else (height, width)
 
 
 @dataclass

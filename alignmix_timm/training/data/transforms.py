@@ -8,6 +8,7 @@ from PIL import Image
 from PIL.Image import Resampling
 from timm.data import auto_augment, create_transform
 from timm.data.transforms import str_to_interp_mode
+from timm.layers import to_2tuple
 from torch import nn
 from torchvision import transforms
 
@@ -49,7 +50,7 @@ def _try_augmentation(config: TrainConfig) -> None:
 def data_config(net: nn.Module, config: TrainConfig) -> dict[str, Any]:
     """Input size, mean, std, interpolation and crop: the options, else the model's own configuration."""
     own: dict[str, Any] = dict(net.pretrained_cfg)  # type: ignore[arg-type]
-    size = config.image_size or tuple(own["input_size"][1:])
+    size = to_2tuple(config.image_size or own["input_size"][1:])
     grey = config.in_chans == 1 and len(own["mean"]) == 3
     mean, std = ((sum(own[name]) / 3,) if grey else tuple(own[name]) for name in ("mean", "std"))
     return {
