@@ -77,8 +77,9 @@ def _reason(error: Exception) -> str:
 
 
 def _of_dead_worker(error: RuntimeError) -> str:
-    reason = " ".join(str(error).split()).rstrip(".")
+    cause = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # the cause names the signal
+    reason = " ".join(str(cause).split()).rstrip(".")
     return (
-        f"a data worker died: {reason}. The machine may be short of memory: try fewer --workers. A training run goes on "
-        "from its last checkpoint with --resume auto."
+        f"a data worker died: {reason}. The machine may be short of memory: try fewer --workers. A training run goes "
+        "on from its last checkpoint with --resume auto."
     )

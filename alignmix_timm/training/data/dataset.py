@@ -90,9 +90,7 @@ class Rows(Dataset):
                 return {**example, "row": row, "corrupt": corrupt}
             corrupt.append(name)
         if self.replace:
-            raise ValueError(
-                f"none of the {len(self)} training images can be read: see what is said without --skip-corrupt."
-            )
+            raise ValueError(f"none of the {len(self)} images can be read: {_SEE_WHY}")
         return {"corrupt": corrupt}
 
     def example(self, content: dict[str, Any], name: int | str, *place: int) -> dict[str, Any] | None:
@@ -154,9 +152,7 @@ class StreamedRows(IterableDataset):
                 yield {**example, "row": count, "corrupt": corrupt}
                 corrupt = []
             if corrupt and not found:
-                raise ValueError(
-                    "none of the images of this stream can be read: see what is said without --skip-corrupt."
-                )
+                raise ValueError(f"none of the {len(corrupt)} images in a share of the stream can be read: {_SEE_WHY}")
             current += 1
 
 
