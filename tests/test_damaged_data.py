@@ -33,10 +33,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(data: Path, output: Path, **options: Any) -> TrainConfig:
-    own: dict[str, Any] = dict(
-        model="test_resnet", img_size=32, batch_size=20, epochs=2, workers=0, log_every=1, lr=0.05
-    )
-    return TrainConfig(data=str(data), output=str(output), skip_corrupt=True, **own | options)
+    own: dict[str, Any] = dict(model="test_resnet", img_size=32, batch_size=20, epochs=2, workers=0, log_every=1)
+    return TrainConfig(data=str(data), output=str(output), skip_corrupt=True, mixers=["none"], **own | options)
 
 
 def test_broken_files_are_reported_by_split_also_after_a_resume(
@@ -61,7 +59,7 @@ def test_broken_files_are_reported_by_split_also_after_a_resume(
 
 @pytest.mark.slow
 def test_broken_files_of_every_process_are_reported(data: Path, tmp_path: Path) -> None:
-    finish(command(data, tmp_path, 2, batch_size=20, skip_corrupt="")[:-1] + ["--skip-corrupt"])
+    finish([*command(data, tmp_path, 2, batch_size=20), "--skip-corrupt"])
     assert records(tmp_path, "train")[-1]["corrupt_rows"] == [str(data / BROKEN[0])]
     assert records(tmp_path, "eval")[-1]["corrupt_rows"] == [str(data / path) for path in BROKEN[1:]]
 
