@@ -140,6 +140,21 @@ def test_broken_images_of_a_stream_are_reported(rows: Any) -> None:
     assert [example["corrupt"] for example in examples] == [[], [], [2], [], []]
 
 
+def test_broken_images_of_a_stream_go_by_their_files_and_are_not_looked_for_forever(rows: Any) -> None:
+    image = {"bytes": b"no image", "path": "b.png"}
+    listed = [{**row, "image": image} if row["label"] % 2 else dict(row) for row in rows.select(range(2))]
+    template = Rows([], "image", "label", TRANSFORM, "RGB", skip_corrupt=True)
+
+    def examples(listed: list[dict[str, Any]]) -> Any:
+        stream = datasets.Dataset.from_list(listed, features=rows.features).to_iterable_dataset()
+        return iter(StreamedRows(stream, template, 0, 1))
+
+    endless = examples(listed)
+    assert [next(endless)["corrupt"] for _ in range(3)] == [[], ["b.png"], ["b.png"]]
+    with pytest.raises(ValueError, match="none of the 1 images in a share of the stream can be read"):
+        next(examples(listed[1:]))
+
+
 def test_streams_without_a_size_need_one() -> None:
     stream = datasets.IterableDataset.from_generator(lambda: iter([{"label": 1}]))
     config = TrainConfig(data="a", streaming=True, batch_size=8)

@@ -30,7 +30,7 @@ def accelerator() -> Accelerator:
 
 
 def write(folder: Path) -> None:
-    write_progress(folder, TrainConfig(data="a"), BatchPlan(10, 2, 1, 0), step=3, best=BEST)
+    write_progress(folder, TrainConfig(data="a"), BatchPlan(10, 2, 1, 0), step=3, best=BEST, corrupt=[4, "a.png"])
 
 
 def steps(checkpoints: Checkpoints) -> list[int]:
@@ -44,7 +44,8 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path, accelerator: Accelerat
     assert steps(checkpoints) == [2, 4, 5]
     assert (tmp_path / "last").resolve() == checkpoints.latest()
     assert (tmp_path / "best").resolve().name == "step-00000002"
-    assert read_progress(tmp_path / "last") == {"step": 3, "best": BEST, "schedule": BatchPlan(10, 2, 1, 0)}
+    progress = {"step": 3, "best": BEST, "schedule": BatchPlan(10, 2, 1, 0), "corrupt_rows": [4, "a.png"]}
+    assert read_progress(tmp_path / "last") == progress
     saved = json.loads((tmp_path / "last" / "progress.json").read_text())
     assert saved["schedule"] == {"rows": 10, "micro_batch": 2, "micros": 1, "seed": 0}  # as earlier versions have it
     assert (tmp_path / "last" / "config.yaml").exists()

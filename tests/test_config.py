@@ -88,8 +88,20 @@ def test_wrong_options_are_named(line: str, message: str, capsys: pytest.Capture
         ("--ratio 0 1", "ratio must be two numbers > 0, the smaller one first, got [0.0, 1.0]."),
         ("--ratio 1", "ratio must be two numbers > 0"),
         ("--crop-pct 0", "crop_pct must be in (0, 1], got 0.0."),
-        ("--img-size 0", "img_size must be >= 1, got 0."),
+        ("--crop-pct 1.5", "crop_pct must be in (0, 1], got 1.5."),
+        ("--img-size -5", "img_size must be >= 1, got -5."),
+        ("--input-size 3 64", "input_size must be 1 or 3 channels, a height and a width >= 1, got [3, 64]."),
+        ("--input-size 4 64 64", "input_size must be 1 or 3 channels, a height and a width >= 1, got [4, 64, 64]."),
+        ("--input-size 3 0 64", "input_size must be 1 or 3 channels, a height and a width >= 1, got [3, 0, 64]."),
+        (
+            "--input-size 3 64 96 --img-size 64",
+            "input_size and img_size must not both be given, got [3, 64, 96] and 64.",
+        ),
+        ("--input-size 3 64 96 --in-chans 1", "in_chans must be that of input_size, [3, 64, 96], got 1."),
+        ("--input-size 1 64 96 --mean 1 1 1", "mean must be one number, got [1.0, 1.0, 1.0]."),
+        ("--max-pixels 0", "max_pixels must be >= 1, got 0."),
         ("--hflip 3", "hflip must be in [0, 1], got 3.0."),
+        ("--vflip -0.1", "vflip must be in [0, 1], got -0.1."),
         ("--reprob 2", "reprob must be in [0, 1], got 2.0."),
         ("--drop-path 1", "drop_path must be in [0, 1), got 1.0."),
         ("--color-jitter -1", "color_jitter must be >= 0, got -1.0."),
@@ -101,6 +113,7 @@ def test_wrong_options_are_named(line: str, message: str, capsys: pytest.Capture
         ("--momentum 2", "momentum must be in [0, 1), got 2.0."),
         ("--weight-decay -1", "weight_decay must be >= 0, got -1.0."),
         ("--sched step --decay-epochs 0", "decay_epochs must be > 0, got 0.0."),
+        ("--decay-rate 0", "decay_rate must be > 0, got 0.0."),
         ("--sched multistep --decay-milestones 5 3", "decay_milestones must be epochs >= 1 in ascending order"),
         ("--sched multistep --decay-milestones", "decay_milestones must be epochs >= 1 in ascending order, got []."),
         ("--clip-grad 0", "clip_grad must be > 0, got 0.0."),
@@ -125,6 +138,22 @@ def test_values_out_of_range_are_named(line: str, message: str, capsys: pytest.C
         parse_config(["--data", "a", *line.split()])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "sizes"),
+    [
+        ("img_size: 224", "--input-size 1 128 256", (None, [1, 128, 256], 1, (128, 256))),
+        ("input_size: [3, 128, 256]", "--img-size 64", (64, None, 3, 64)),
+        ("input_size: [3, 64, 64]", "", (None, [3, 64, 64], 3, 64)),
+    ],
+)
+def test_the_later_size_counts_in_either_form(file: str, line: str, sizes: tuple, tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_text(f"data: a\n{file}\n")
+    config = parse_config(["-c", str(tmp_path / "file.yaml"), *line.split()])
+    assert (config.img_size, config.input_size, config.in_chans, config.image_size) == sizes
+    config.save(tmp_path / "config.yaml")
+    assert parse_config(["-c", str(tmp_path / "config.yaml")]) == config
 
 
 def test_every_number_has_a_range() -> None:

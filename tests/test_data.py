@@ -13,7 +13,8 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.data.dataset import Key, Rows, collate, read_image
+from alignmix_timm.training.data.dataset import Key, Rows, collate
+from alignmix_timm.training.data.images import read_image
 from alignmix_timm.training.data.loaders import MOST_WORKERS, share_of_cores
 from alignmix_timm.training.data.splits import load_splits
 from alignmix_timm.training.data.transforms import data_config, eval_transform
@@ -155,18 +156,6 @@ def test_images_of_every_mode_become_rgb() -> None:
     for picture, colours in zip(found, expected, strict=True):
         assert picture.mode == "RGB"
         assert np.abs(np.array(picture.getpixel((1, 1))) - colours).max() <= 2
-
-
-def test_deep_grey_keeps_its_levels() -> None:
-    levels = Image.fromarray(np.full((4, 4), 32768, dtype=np.uint16))
-    assert abs(read_image(encode(levels), "L").getpixel((0, 0)) - 128) <= 1
-
-
-def test_images_are_turned_upright() -> None:
-    picture = Image.new("RGB", (4, 2))
-    exif = picture.getexif()
-    exif[0x0112] = 6
-    assert read_image(encode(picture, "JPEG", exif=exif), "RGB").size == (2, 4)
 
 
 @pytest.fixture

@@ -1,16 +1,19 @@
 """Mistakes that are told in one sentence: names that timm does not know, and the command lines of the recipes."""
 
 import os
+import re
 import runpy
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from launcher import ENVIRONMENT, ROOT, launcher
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from alignmix_timm.training.build import build_model, check_names
 from alignmix_timm.training.config import TrainConfig
@@ -30,6 +33,10 @@ RECIPES = ROOT / "recipes"
         ({"aa": "rand-q9"}, "aa must be .* got 'rand-q9'"),
         ({"aa": "augmix-mx3"}, "aa must be .* got 'augmix-mx3'"),
         ({"aa": "rand-m9.5"}, "aa must be .* got 'rand-m9.5'"),
+        ({"aa": "bogus"}, "aa must be .* got 'bogus'"),
+        ({"aa": "rand-n40-tweights"}, "aa must be .* got 'rand-n40-tweights': Cannot take a larger sample"),
+        ({"aa": "augmix-w0-d0", "in_chans": 1, "interpolation": "cubic"}, "interpolation must be among .* got 'cubic'"),
+        ({"interpolation": ""}, "interpolation must be among .* got ''"),
         ({"interpolation": "random"}, "interpolation must be among nearest, bilinear, .* got 'random'"),
         ({"opt": "sgdd"}, "opt 'sgdd' .* cannot be built"),
         ({"opt": "adamw", "opt_args": {"betas": 3}}, "opt 'adamw' with opt_args {'betas': 3} cannot be built"),
@@ -52,6 +59,36 @@ def test_names_that_timm_knows(aa: str) -> None:
 def test_an_initial_checkpoint_that_does_not_exist(name: str) -> None:
     with pytest.raises(ValueError, match=f"initial_checkpoint must be .* got '{name}', which does not exist"):
         build_model(TrainConfig(model="test_resnet", initial_checkpoint=name), 10)
+
+
+class Dying(Dataset):
+    """Its data worker ends as it is told to."""
+
+    def __init__(self, end: Callable[[], None]) -> None:
+        self.end = end
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, row: int) -> None:
+        self.end()
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda: os.kill(os.getpid(), signal.SIGKILL),
+        lambda: os.kill(os.getpid(), signal.SIGTERM),
+        lambda: os._exit(3),
+    ],
+)
+def test_a_data_worker_that_died_is_told(end: Callable[[], None], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, told_in_a_sentence():
+        next(iter(DataLoader(Dying(end), num_workers=1)))
+    assert stopped.value.code == 1
+    how = r"(is killed by signal: (Killed|Terminated)|exited unexpectedly)"  # torch sees one or the other
+    told = rf"error: a data worker died: DataLoader worker \(.*\) {how}.*\. .*try fewer --workers\. .*\n"
+    assert re.fullmatch(told, capsys.readouterr().err)
 
 
 @pytest.fixture(scope="module")

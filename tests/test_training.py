@@ -220,7 +220,7 @@ def test_two_rates_of_learning(data: str, tmp_path: Path) -> None:
     [
         dict(channels_last=True, grad_checkpointing=True, clip_grad=1.0, smoothing=0.1),
         dict(mixed_precision="bf16", loss="bce", bce_target_thresh=0.2, opt="lamb", mixers=["alignmix", "mixup"]),
-        dict(in_chans=1, aligned=False, drop=0.1, sched="none", modes=["feat"], label_column="label"),
+        dict(img_size=None, input_size=[1, 32, 48], aligned=False, drop=0.1, sched="none", modes=["feat"]),
         dict(streaming=True, train_samples=160, workers=2, shuffle_buffer=50),
         dict(
             method="alignmix_vae",
@@ -390,7 +390,10 @@ def test_a_full_disk_is_one_sentence(data: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("model", ["test_vit", "test_convnext", "test_efficientnet", "test_mambaout", "test_resnet"])
 def test_dry_runs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(TrainConfig(dry_run=True, model=model, output=str(tmp_path / "run"), model_ema=True, workers=0))
+    size = [3, 64, 96] if model == "test_vit" else None
+    run(
+        TrainConfig(dry_run=True, model=model, input_size=size, output=str(tmp_path / "run"), model_ema=True, workers=0)
+    )
     printed = capsys.readouterr().out
     assert f"Dry run of {model}: two optimizer steps, evaluation, checkpoint and weights for timm work." in printed
     assert not list(tmp_path.iterdir())

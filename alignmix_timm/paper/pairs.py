@@ -1,7 +1,7 @@
 """Pairs of held-out images of different classes, to look at or to measure on."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,7 +37,8 @@ def held_out_pairs(net: nn.Module, config: TrainConfig, count: int, seed: int) -
     """
     splits, mode = load_splits(config), "L" if config.in_chans == 1 else "RGB"
     transform = eval_transform(data_config(net, config))
-    rows = Rows(splits.test, splits.image, splits.label, transform, mode, skip_corrupt=config.skip_corrupt)
+    options: dict[str, Any] = dict(skip_corrupt=config.skip_corrupt, max_pixels=config.max_pixels)
+    rows = Rows(splits.test, splits.image, splits.label, transform, mode, **options)
     chosen = draw_pairs(splits.test[splits.label], count, seed)
     examples = [[rows[Key(0, int(row))] for row in column] for column in chosen.T]
     first, second = (torch.stack([example["pixel_values"] for example in column]) for column in examples)

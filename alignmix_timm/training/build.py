@@ -106,14 +106,14 @@ def model_args(config: TrainConfig) -> dict[str, Any]:
     """Arguments of ``timm.create_model`` that the architecture needs to be built again."""
     known = timm.models.get_pretrained_cfg(config.model)
     if config.embedding == "none":
-        sized = {"img_size": config.img_size} if config.img_size and known and known.fixed_input_size else {}
+        sized = {"img_size": config.image_size} if config.image_size and known and known.fixed_input_size else {}
         return {**sized, **config.model_args}
     return {
         "backbone": config.model,
         "embedding": config.embedding,
         "embed_dim": config.embed_dim,
         "grid": config.grid,
-        "img_size": config.img_size or (known.input_size[-1] if known else 224),
+        "img_size": config.image_size or (known.input_size[-1] if known else 224),
         "backbone_args": dict(config.model_args),
     }
 
@@ -137,7 +137,7 @@ def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any], mixer: Mixer
     options |= dict(criterion=build_criterion(config), mixer=mixer, label_smoothing=config.smoothing)
     wrapped: AlignMixModel | Autoencoder
     if config.method == "alignmix":
-        wrapped = classifier = AlignMixModel(net, input_size=data["input_size"], **options)
+        wrapped = classifier = AlignMixModel(net, **options | {"input_size": data["input_size"]})
     else:
         wrapped = Autoencoder(
             net,

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +167,20 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_progress(folder: Path, config: TrainConfig, plan: BatchPlan, step: int, best: dict[str, float]) -> None:
-    """Write how far a run is, its best evaluation so far with its step, and the options and versions it has."""
+def write_progress(
+    folder: Path,
+    config: TrainConfig,
+    plan: BatchPlan,
+    step: int,
+    best: dict[str, float],
+    corrupt: Sequence[int | str] = (),
+) -> None:
+    """Write how far a run is, its best evaluation so far with its step, and the options and versions it has.
+
+    ``corrupt`` are the training rows that could not be read so far.
+    """
     write_options(folder, config)
-    progress = {"step": step, "best": best, "schedule": plan._asdict()}
+    progress = {"step": step, "best": best, "schedule": plan._asdict(), "corrupt_rows": list(corrupt)}
     (folder / PROGRESS).write_text(json.dumps(progress, indent=2))
 
 
@@ -200,4 +210,4 @@ def read_progress(folder: Path) -> dict[str, Any]:
     progress = json.loads((folder / PROGRESS).read_text())
     if not isinstance(progress["best"], dict):  # of a version that noted its score alone
         progress["best"] = _linked_best(folder.resolve().parents[1])
-    return {**progress, "schedule": BatchPlan(**progress["schedule"])}
+    return {"corrupt_rows": [], **progress, "schedule": BatchPlan(**progress["schedule"])}

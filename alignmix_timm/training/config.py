@@ -27,6 +27,8 @@ GROUPS: dict[str, type[OptionGroup]] = {
     "run": RunOptions,
 }
 
+_SIZES = ("img_size", "input_size")
+
 
 @dataclass
 class TrainConfig(RunOptions, OptimizationOptions, MixingOptions, AugmentationOptions, ModelOptions, DataOptions):
@@ -38,9 +40,9 @@ class TrainConfig(RunOptions, OptimizationOptions, MixingOptions, AugmentationOp
         for option in fields(self):
             setattr(self, option.name, typed(option.name, hints[option.name], getattr(self, option.name)))
         check_ranges(vars(self))
-        check_lists(vars(self))
         for group in GROUPS.values():
             group.check(self)
+        check_lists(vars(self))
         if not self.data and not self.dry_run:
             raise ValueError("data must be the name of a dataset on the Hub or a folder: pass --data.")
         if self.layer_decay is not None and self.embedding != "none":
@@ -107,11 +109,12 @@ def parse_config(
         files = [defaults, given.pop("config")]
         if given.get("eval_only"):
             files.append(find_config(given["eval_only"]))
-        layers: dict[str, Any] = {}
-        for file in files:
-            if file is not None:
-                layers |= read_yaml(file)
-        config = TrainConfig(**layers | given)
+        options: dict[str, Any] = {}
+        for layer in (*(read_yaml(file) for file in files if file is not None), given):
+            if layer.keys() & set(_SIZES):  # the size of a later layer replaces that of an earlier one, in either form
+                options = {name: value for name, value in options.items() if name not in _SIZES}
+            options |= layer
+        config = TrainConfig(**options)
         config.check()
     except (ValueError, TypeError) as error:
         parser.error(str(error))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .data.images import MAX_PIXELS
 from .options import OptionGroup, option
 
 
@@ -28,7 +29,10 @@ class DataOptions(OptionGroup):
     streaming: bool = option(False, "read the training data in order of its shards, without downloading it first")
     shuffle_buffer: int = option(10_000, "streaming: rows to draw from at random")
     train_samples: int | None = option(None, "streaming: rows in an epoch; default as the dataset says")
-    skip_corrupt: bool = option(False, "replace images that cannot be read by the next row, and report them")
+    skip_corrupt: bool = option(
+        False, "replace images that cannot be read or augmented by the next row, and report them"
+    )
+    max_pixels: int = option(MAX_PIXELS, "decode no image of more pixels: it may be a decompression bomb")
     workers: int | None = option(
         None,
         "data workers for each process; default its share of the CPU cores, at most 8; 4 for a stream",
@@ -46,6 +50,9 @@ class ModelOptions(OptionGroup):
         None, "start from hf-hub:USER/NAME, a folder saved for timm, or a file of weights", role="source"
     )
     img_size: int | None = option(None, "height and width of the images; default as the model was built for")
+    input_size: list[int] | None = option(
+        None, "channels, height and width, such as 3 128 256, in place of img_size and in_chans"
+    )
     in_chans: int = option(3, "channels of the images: 3, or 1 for grey", role="model")
     drop: float | None = option(None, "dropout before the classifier")
     drop_path: float | None = option(None, "stochastic depth")
@@ -59,8 +66,27 @@ class ModelOptions(OptionGroup):
     grid: int = option(4, "embedding: average larger maps down to grid x grid", role="model")
 
     def check(self) -> None:
+        if self.input_size is not None:
+            self.in_chans = self._channels(self.input_size)
         if self.in_chans not in (1, 3):
             raise ValueError(f"in_chans must be 1 or 3, got {self.in_chans}.")
+
+    def _channels(self, size: list[int]) -> int:
+        if len(size) != 3 or size[0] not in (1, 3) or min(size) < 1:
+            raise ValueError(f"input_size must be 1 or 3 channels, a height and a width >= 1, got {size}.")
+        if self.img_size is not None and size[1:] != [self.img_size] * 2:
+            raise ValueError(f"input_size and img_size must not both be given, got {size} and {self.img_size}.")
+        if self.in_chans not in (3, size[0]):
+            raise ValueError(f"in_chans must be that of input_size, {size}, got {self.in_chans}.")
+        return size[0]
+
+    @property
+    def image_size(self) -> int | tuple[int, int] | None:
+        """Height and width of the images, one number for both if they are square; None where the model decides."""
+        if self.input_size is None:
+            return self.img_size
+        _, height, width = self.input_size
+        return height if height == width else (height, width)
 
 
 @dataclass

@@ -23,7 +23,7 @@ _PATIENCE = 3.0  # seconds
 
 @contextlib.contextmanager
 def told_in_a_sentence() -> Iterator[None]:
-    """Turn the errors of options, data, numbers and files, and Ctrl-C, into a sentence and an exit status.
+    """Turn errors of options, data, numbers and files, a dead data worker, and Ctrl-C, into a sentence and a status.
 
     Raises:
         SystemExit: 1 after an error, 130 after Ctrl-C.
@@ -32,6 +32,10 @@ def told_in_a_sentence() -> Iterator[None]:
         yield
     except (ValueError, FloatingPointError, OSError) as error:
         end(f"error{_process()}: {_reason(error)}", 1)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        end(f"error{_process()}: {_of_dead_worker(error)}", 1)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that a second one could stop
         outlive_launcher()
@@ -70,3 +74,12 @@ def _reason(error: Exception) -> str:
     """The message; of a data worker's error, whose message is a traceback, the last line."""
     first, *more = str(error).strip().splitlines() or [type(error).__name__]
     return more[-1] if more and "worker process" in first else "\n".join([first, *more])
+
+
+def _of_dead_worker(error: RuntimeError) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # the cause names the signal
+    reason = " ".join(str(cause).split()).rstrip(".")
+    return (
+        f"a data worker died: {reason}. The machine may be short of memory: try fewer --workers. A training run goes "
+        "on from its last checkpoint with --resume auto."
+    )

@@ -5,6 +5,7 @@ from timm.utils import distribute_bn
 from torch import Tensor, nn
 
 from ..evaluation.accuracy import no_scores, reliability, scores, summary
+from .meters import in_order, of_all
 from .run import Run
 
 
@@ -12,11 +13,12 @@ class Evaluator:
     """Measures the networks of a run.
 
     Attributes:
+        corrupt: Rows left out of the last evaluation because they could not be read, of all processes.
         bins: Of the last evaluation, by confidence; see :func:`alignmix_timm.evaluation.accuracy.reliability`.
     """
 
     def __init__(self, run: Run) -> None:
-        self.run = run
+        self.run, self.corrupt = run, list[int | str]()
         self.bins: dict[str, list[float]] = {}
 
     def all(self) -> dict[str, float]:
@@ -38,12 +40,13 @@ class Evaluator:
             distribute_bn(net, accelerator.num_processes)  # batch-norm statistics of the main process, as saved
         run.model.eval()
         net.eval()
-        sums = no_scores().to(accelerator.device)
+        sums, corrupt = no_scores().to(accelerator.device), set[int | str]()
         with torch.no_grad(), accelerator.autocast():
             for batch in run.loaders.evaluation():
-                run.corrupt.update(batch["corrupt"])
+                corrupt.update(batch["corrupt"])
                 if "pixel_values" in batch:
                     batch = run.to_device(batch)
                     sums = sums + scores(net(batch["pixel_values"]), batch["labels"])
         run.model.train()
+        self.corrupt = in_order(of_all(corrupt, accelerator))
         return accelerator.reduce(sums, "sum").cpu()

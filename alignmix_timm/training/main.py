@@ -63,9 +63,11 @@ def run(config: TrainConfig) -> dict[str, float]:
 
 def _evaluate_only(config: TrainConfig) -> dict[str, float]:
     loaded = Run(config)
-    result = Evaluator(loaded).all()
+    evaluator = Evaluator(loaded)
+    result = evaluator.all()
     if loaded.accelerator.is_main_process:
-        print(json.dumps({"checkpoint": config.eval_only, "step": loaded.step, **result}))
+        left_out = {"corrupt_rows": evaluator.corrupt} if evaluator.corrupt else {}
+        print(json.dumps({"checkpoint": config.eval_only, "step": loaded.step, **result, **left_out}))
     return result
 
 

@@ -2,16 +2,27 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from ..sinkhorn import Transport
 
 UNREPEATABLE = ("time", "images_per_second", "data_wait", "peak_memory_mib")  # other from run to run
+
+
+def of_all(found: Collection[int | str], accelerator: Accelerator) -> set[int | str]:
+    """What was found in any process; call it in every process."""
+    return set(gather_object(list(found)) if accelerator.num_processes > 1 else found)
+
+
+def in_order(rows: Collection[int | str]) -> list[int | str]:
+    """Numbers of rows, then names of files."""
+    return sorted(rows, key=lambda row: (isinstance(row, str), row))
 
 
 class Metrics:
@@ -21,10 +32,10 @@ class Metrics:
 
     Args:
         micro_batch: Images of a forward pass.
-        corrupt: Rows of images that could not be read, to be reported.
+        corrupt: Training rows that could not be read, to be reported; gets those of the other processes.
     """
 
-    def __init__(self, micro_batch: int, corrupt: set[int]) -> None:
+    def __init__(self, micro_batch: int, corrupt: set[int | str]) -> None:
         self.micro_batch, self.corrupt = micro_batch, corrupt
         self._sums: dict[str, Tensor] = {}
         self.restart_clock()
@@ -59,8 +70,9 @@ class Metrics:
         record["data_wait"] = 100 * self._waited / seconds
         if torch.cuda.is_available():
             record["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        self.corrupt.update(of_all(self.corrupt, accelerator))
         if self.corrupt:
-            record["corrupt_rows"] = sorted(self.corrupt)
+            record["corrupt_rows"] = in_order(self.corrupt)
         self.restart_clock()
         return record
 

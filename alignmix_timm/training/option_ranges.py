@@ -29,9 +29,17 @@ class Interval(NamedTuple):
 
 _INTERVALS = {
     Interval(1): (
-        *("num_classes", "max_train_samples", "max_eval_samples", "train_samples", "shuffle_buffer", "img_size"),
+        *(
+            "num_classes",
+            "max_train_samples",
+            "max_eval_samples",
+            "train_samples",
+            "shuffle_buffer",
+            "img_size",
+            "max_pixels",
+        ),
         *("embed_dim", "grid", "decoder_width", "epochs", "batch_size", "micro_batch_size", "lr_base_size"),
-        *("checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "push_every"),
+        *("max_pixels", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "push_every"),
         *("image_size", "train_size", "rows"),
     ),
     Interval(0): (

@@ -27,6 +27,7 @@ from .data.loaders import Loaders
 from .data.splits import load_splits, synthetic_splits
 from .data.transforms import data_config
 from .journal import check_trackers
+from .meters import in_order
 from .mixing import build_mixer
 from .option_changes import check_changes
 
@@ -46,7 +47,7 @@ class Run:
         step: Optimizer steps done so far.
         total: Optimizer steps of the whole run.
         best: The best evaluation so far, with its step; empty before the first.
-        corrupt: Rows of images that could not be read.
+        corrupt: Training rows that could not be read or augmented so far; those of all processes at each log line.
 
     Raises:
         ValueError: options, data, model and checkpoint do not go together.
@@ -92,7 +93,7 @@ class Run:
         self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
         self.loaders = Loaders(config, self.splits, self.data, self.plan, self.accelerator)
         self.step, self.best = 0, dict[str, float]()
-        self.corrupt: set[int] = set()
+        self.corrupt: set[int | str] = set()
         if start is not None:
             self.load(start)
             if not config.eval_only and not self.checkpoints.hold_best(self.best, self.accelerator):
@@ -103,6 +104,7 @@ class Run:
         self.accelerator.load_state(str(folder))
         progress = read_progress(folder)
         self.step, self.best = progress["step"], progress["best"]
+        self.corrupt.update(progress["corrupt_rows"])
         if self.ema is not None:
             if not (folder / "ema.pt").exists():
                 raise ValueError(f"model_ema must be off to go on from {folder}, which holds no EMA weights.")
@@ -117,7 +119,7 @@ class Run:
         self.checkpoints.save(self.step, self.accelerator, self._write_more, best)
 
     def _write_more(self, folder: Path) -> None:
-        write_progress(folder, self.config, self.plan, self.step, self.best)
+        write_progress(folder, self.config, self.plan, self.step, self.best, in_order(self.corrupt))
         if self.ema is not None:
             torch.save(self.ema.module.state_dict(), folder / "ema.pt")
 

@@ -200,7 +200,11 @@ class Trainer:
 
     def _evaluate_and_save(self) -> dict[str, float]:
         run, result = self.run, self.evaluator.all()
-        self.journal.write("eval", run.step, {"epoch": run.step / run.plan.steps_per_epoch, **result})
+        record: dict[str, Any] = {"epoch": run.step / run.plan.steps_per_epoch, **result}
+        if corrupt := self.evaluator.corrupt:
+            record["corrupt_rows"] = corrupt
+            self.journal.say(f"{len(corrupt)} broken images are left out of the evaluation.")
+        self.journal.write("eval", run.step, record)
         self.journal.keep("reliability", run.step, self.evaluator.bins)
         improved = result[run.metric] > run.best.get(run.metric, -1.0)
         if improved:

@@ -1,19 +1,20 @@
 """Rows of a dataset decoded and as examples, in an order and augmented as the seed says, whatever reads them."""
 
-import io
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from datasets.distributed import split_dataset_by_node
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from ...seeds import Stream, generator, seed_all
 from .batches import BatchPlan
+from .images import MAX_PIXELS, read_image
+
+_SEE_WHY = "leave out --skip-corrupt to see why the first cannot."
 
 Transform = Callable[[Image.Image], Tensor]
 
@@ -54,8 +55,8 @@ class StepSampler(Sampler[list[Key]]):
 class Rows(Dataset):
     """Rows of a map-style dataset, decoded and transformed.
 
-    ``rows[Key(epoch, row)]`` seeds the augmentation with (seed, epoch, row). A row whose image cannot be read is an
-    error that names it; with ``skip_corrupt`` the next readable row stands in for it, or, in evaluation, none.
+    ``rows[Key(epoch, row)]`` seeds the augmentation with (seed, epoch, row). A row whose image cannot be read or
+    augmented is an error that names it; with ``skip_corrupt`` the next one stands in for it, or, in evaluation, none.
     """
 
     def __init__(
@@ -68,31 +69,57 @@ class Rows(Dataset):
         seed: int = 0,
         skip_corrupt: bool = False,
         replace: bool = True,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.rows, self.image, self.label, self.transform = rows, image, label, transform
         self.mode, self.seed, self.skip_corrupt, self.replace = mode, seed, skip_corrupt, replace
+        self.max_pixels = max_pixels
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        corrupt: list[int] = []
+        corrupt: list[int | str] = []
         for offset in range(len(self) if self.replace else 1):
             row = (key.row + offset) % len(self)
-            example = self.rows[row]
-            try:
-                picture = read_image(example[self.image], self.mode)
-            except OSError as error:
-                corrupt.append(row)
-                if not self.skip_corrupt:
-                    raise ValueError(
-                        f"the image of row {row} cannot be read: {error}. Pass --skip-corrupt to go on without it."
-                    ) from None
-                continue
-            seed_all(self.seed, Stream.AUGMENT, key.epoch, row)
-            pixels = self.transform(picture)
-            return {"pixel_values": pixels, "labels": example[self.label], "row": row, "corrupt": corrupt}
+            content = self.rows[row]
+            file = _file(content[self.image])
+            embedded = file and content[self.image].get("bytes")  # then its name may be that of others, too
+            name = f"{file} (row {row})" if embedded else file or row
+            if (example := self.example(content, name, key.epoch, row)) is not None:
+                return {**example, "row": row, "corrupt": corrupt}
+            corrupt.append(name)
+        if self.replace:
+            raise ValueError(f"none of the {len(self)} images can be read: {_SEE_WHY}")
         return {"corrupt": corrupt}
+
+    def example(self, content: dict[str, Any], name: int | str, *place: int) -> dict[str, Any] | None:
+        """``pixel_values`` and ``labels`` of a row; None if its image is corrupt and may be skipped.
+
+        Args:
+            content: The row, its image undecoded.
+            name: Its number or file, for messages.
+            place: What, with the seed of the run, seeds the augmentation.
+
+        Raises:
+            ValueError: the image cannot be read or augmented, and must not be skipped.
+        """
+        verb = "read"
+        try:
+            picture = read_image(content[self.image], self.mode, self.max_pixels)
+            verb = "augmented"
+            seed_all(self.seed, Stream.AUGMENT, *place)
+            return {"pixel_values": self.transform(picture), "labels": content[self.label]}
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds: augmentations raise what they like
+            if self.skip_corrupt:
+                return None
+            which = f"of row {name}" if isinstance(name, int) else name
+            raise ValueError(
+                f"the image {which} cannot be {verb}: {' '.join(str(error).split())}. Pass --skip-corrupt to go on "
+                "without it."
+            ) from error
 
 
 class StreamedRows(IterableDataset):
@@ -110,48 +137,28 @@ class StreamedRows(IterableDataset):
         self.rows, self.rank, self.passes, self.start = rows, rank, passes, start
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        rows, worker = self.rows, get_worker_info()
+        worker = get_worker_info()
         place = self.start, self.rank, 0 if worker is None else worker.id
-        current, found, corrupt = 0, True, list[int]()
+        current, found, corrupt = 0, True, list[int | str]()
         while found and current != self.passes:
             self.stream.set_epoch(current)
             found = False
-            for count, example in enumerate(self.stream):
-                found = True
-                try:
-                    picture = read_image(example[rows.image], rows.mode)
-                except OSError as error:
-                    if not rows.skip_corrupt:
-                        raise ValueError(
-                            f"image {count} of the stream cannot be read: {error}. Pass --skip-corrupt."
-                        ) from None
-                    corrupt.append(count)
+            for count, content in enumerate(self.stream):
+                name = _file(content[self.rows.image]) or count
+                if (example := self.rows.example(content, name, current, *place, count)) is None:
+                    corrupt.append(name)
                     continue
-                seed_all(rows.seed, Stream.AUGMENT, current, *place, count)
-                pixels = rows.transform(picture)
-                yield {"pixel_values": pixels, "labels": example[rows.label], "row": count, "corrupt": corrupt}
+                found = True
+                yield {**example, "row": count, "corrupt": corrupt}
                 corrupt = []
+            if corrupt and not found:
+                raise ValueError(f"none of the {len(corrupt)} images in a share of the stream can be read: {_SEE_WHY}")
             current += 1
 
 
-def read_image(value: Any, mode: str) -> Image.Image:
-    """Decode the image of an undecoded column, upright, as ``RGB`` or ``L``.
-
-    Raises:
-        OSError: there is no image, or it cannot be read.
-    """
-    if value is None or not (value.get("bytes") or value.get("path")):
-        raise OSError("it is missing")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # palettes with transparency, odd EXIF data
-            picture: Image.Image = Image.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"])
-            picture = ImageOps.exif_transpose(picture)
-            if picture.mode.startswith("I;16"):
-                picture = picture.point(lambda level: level / 256).convert("L")
-            return picture.convert(mode)
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what PIL raises for broken files
-        raise OSError(str(error)) from error
+def _file(image: Any) -> str | None:
+    """Name of the file of an undecoded image, where it is known."""
+    return image.get("path") if image else None
 
 
 def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -40,8 +40,9 @@ class Loaders:
         columns = (splits.image, splits.label)
         self.stream = splits.train if config.streaming else None
         rows = [] if config.streaming else splits.train
-        self.rows = Rows(rows, *columns, train_transform(data, config), mode, config.seed, config.skip_corrupt)
-        self.test = Rows(splits.test, *columns, eval_transform(data), mode, 0, config.skip_corrupt, replace=False)
+        shared: dict[str, Any] = dict(mode=mode, skip_corrupt=config.skip_corrupt, max_pixels=config.max_pixels)
+        self.rows = Rows(rows, *columns, train_transform(data, config), seed=config.seed, **shared)
+        self.test = Rows(splits.test, *columns, eval_transform(data), replace=False, **shared)
         self.pinned = accelerator.device.type == "cuda"
 
     def train(self, start: int, stop: int) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...seeds import Stream, generator
 from ..config import TrainConfig
+from .damage import reason_of
 
 _IMAGES, _LABELS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
 _EVALUATION = ("validation", "val", "valid", "dev", "test")  # the labels of a test split are often hidden
@@ -102,11 +103,10 @@ def _load(config: TrainConfig, split: str, streaming: bool) -> Any:
         name, revision = (str(path), None) if path.exists() else (config.data, config.revision)
         return datasets.load_dataset(name, config.data_config, split=split, streaming=streaming, revision=revision)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).rstrip(".")
         raise ValueError(
-            f"cannot load split {split!r} of {config.data!r}: {reason}. Pass --data a folder that exists, or the "
-            "name of a dataset on the Hub that this machine can reach; --data-config, --revision and --train-split say "
-            "which part."
+            f"cannot load split {split!r} of {config.data!r}: {reason_of(error, path)}. Pass --data a folder that "
+            "exists, or the name of a dataset on the Hub that this machine can reach; --data-config, --revision and "
+            "--train-split say which part."
         ) from error
 
 

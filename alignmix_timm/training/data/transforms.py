@@ -1,20 +1,26 @@
 """The transforms of training and evaluation: timm's, by the options of a run and the configuration of its model."""
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from timm.data import create_transform
+from PIL import Image
+from PIL.Image import Resampling
+from timm.data import auto_augment, create_transform
 from timm.data.transforms import str_to_interp_mode
+from timm.layers import to_2tuple
 from torch import nn
 from torchvision import transforms
 
+from ...seeds import Stream, seed_all
 from ..config import TrainConfig
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+_TRIED, _TRIES = 32, 16  # side of the image on which an augmentation is tried, and how often
 
 
 def check_augmentation(config: TrainConfig) -> None:
-    """Raise ValueError for an ``aa`` or ``interpolation`` that timm does not know."""
+    """Raise ValueError for an ``aa`` or ``interpolation`` that timm does not know, or that fails on a plain image."""
     if config.interpolation not in (None, *INTERPOLATIONS):
         raise ValueError(f"interpolation must be among {', '.join(INTERPOLATIONS)}, got {config.interpolation!r}.")
     if config.aa is None:
@@ -24,28 +30,41 @@ def check_augmentation(config: TrainConfig) -> None:
     try:
         if ignored:
             raise ValueError(f"{ignored[0]!r} has no number")
-        create_transform(224, is_training=True, auto_augment=config.aa)
-    except (AssertionError, KeyError, ValueError) as error:
+        _try_augmentation(config)
+    except Exception as error:  # timm's parser and Pillow raise many kinds
         raise ValueError(
             "aa must be one of timm's augmentations, such as rand-m7-mstd0.5-inc1, augmix-m3-w3, 3a, original or v0, "
             f"got {config.aa!r}: {error}."
         ) from error
 
 
+def _try_augmentation(config: TrainConfig) -> None:
+    channels, size = config.in_chans, (_TRIED, _TRIED)
+    data = {"input_size": (channels, *size), "interpolation": config.interpolation or "bilinear"}
+    transform = train_transform({**data, "mean": (0.5,) * channels, "std": (0.5,) * channels}, config)
+    seed_all(config.seed, Stream.AUGMENT)
+    for _ in range(_TRIES):
+        transform(Image.new("RGB" if channels == 3 else "L", size))
+
+
 def data_config(net: nn.Module, config: TrainConfig) -> dict[str, Any]:
     """Input size, mean, std, interpolation and crop: the options, else the model's own configuration."""
     own: dict[str, Any] = dict(net.pretrained_cfg)  # type: ignore[arg-type]
-    size = (config.img_size,) * 2 if config.img_size else tuple(own["input_size"][1:])
+    size = to_2tuple(config.image_size or own["input_size"][1:])
     grey = config.in_chans == 1 and len(own["mean"]) == 3
     mean, std = ((sum(own[name]) / 3,) if grey else tuple(own[name]) for name in ("mean", "std"))
     return {
         "input_size": (config.in_chans, *size),
         "interpolation": config.interpolation or own["interpolation"],
-        "mean": tuple(config.mean or mean),
-        "std": tuple(config.std or std),
+        "mean": _for_each(config.in_chans, config.mean or mean),
+        "std": _for_each(config.in_chans, config.std or std),
         "crop_pct": config.crop_pct or own["crop_pct"],
         "crop_mode": config.crop_mode or own.get("crop_mode") or "center",
     }
+
+
+def _for_each(channels: int, values: Sequence[float]) -> tuple[float, ...]:
+    return tuple(values) * channels if len(values) == 1 else tuple(values)
 
 
 def train_transform(data: dict[str, Any], config: TrainConfig) -> Any:
@@ -69,13 +88,36 @@ def train_transform(data: dict[str, Any], config: TrainConfig) -> Any:
     if config.train_crop != "rrc":
         size, interpolation = data["input_size"][1:], str_to_interp_mode(data["interpolation"])
         if config.train_crop == "pad":
-            crop = [transforms.Resize(size, interpolation), transforms.RandomCrop(size, padding=size[0] // 8)]
+            margins = size[1] // 8, size[0] // 8  # at the sides, and above and below
+            crop = [transforms.Resize(size, interpolation), transforms.RandomCrop(size, padding=margins)]
         else:
             larger = [round(side * 8 / 7) for side in size]
             crop = [transforms.Resize(larger, interpolation), transforms.RandomCrop(size)]
         flips = [transforms.RandomHorizontalFlip(config.hflip), transforms.RandomVerticalFlip(config.vflip)]
         first = transforms.Compose([*crop, *flips])
+    for operation in _operations(second):
+        _suit_pillow(operation)
     return transforms.Compose([first, second, final])
+
+
+def _operations(augmentation: transforms.Compose) -> Iterator[auto_augment.AugmentOp]:
+    """Those that timm's automatic augmentations draw from."""
+    for one in augmentation.transforms:
+        drawn = [*getattr(one, "ops", []), *(part for policy in getattr(one, "policy", []) for part in policy)]
+        yield from (operation for operation in drawn if isinstance(operation, auto_augment.AugmentOp))
+
+
+def _suit_pillow(operation: auto_augment.AugmentOp) -> None:
+    """Avoid what Pillow refuses: less than one bit (from version 13 on), and to rotate by a filter made to resize."""
+    if operation.aug_fn is auto_augment.posterize:
+        operation.aug_fn = _posterize
+    if operation.kwargs["resample"] not in (Resampling.NEAREST, Resampling.BILINEAR, Resampling.BICUBIC):
+        operation.kwargs["resample"] = Resampling.BICUBIC
+
+
+def _posterize(picture: Image.Image, bits: int, **options: Any) -> Image.Image:
+    """timm's, with one bit where its policies come down to none."""
+    return auto_augment.posterize(picture, max(bits, 1), **options)
 
 
 def eval_transform(data: dict[str, Any]) -> Any:
