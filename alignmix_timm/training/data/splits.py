@@ -1,6 +1,6 @@
-"""Image datasets of Hugging Face: by name on the Hub, or from a local folder; splits, columns and classes found."""
+"""The rows that a run trains and is evaluated on: the splits, columns and classes of a dataset, found and checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,11 @@ import datasets
 import numpy as np
 
 from ...seeds import Stream, generator
-from ..config import TrainConfig
-
-_IMAGES, _LABELS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
-_EVALUATION = ("validation", "val", "valid", "dev", "test")  # the labels of a test split are often hidden
+from ..config import TrainConfig, find_config, read_yaml
+from .classes import check_same
+from .labels import check_labels, class_names, encode, find_image, find_label, is_integer, is_string
+from .sources import ClassFolders, Source, find_source
+from .split_names import evaluation_split
 
 
 @dataclass
@@ -25,6 +26,9 @@ class Splits:
         names: Names of the classes; the labels are class indices.
         split: That of the evaluation rows; None if they are synthetic.
         held_out: Whether these are the rows of the training split that were held out of the training.
+        found: Names of all splits of the dataset, as far as they are known.
+        other_labels: Columns that could have been the label.
+        left_out: What of a folder is in no split, in words.
     """
 
     train: Any
@@ -34,44 +38,53 @@ class Splits:
     names: list[str]
     split: str | None = None
     held_out: bool = False
+    found: list[str] = field(default_factory=list)
+    other_labels: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
-def load_splits(config: TrainConfig) -> Splits:
+def load_splits(config: TrainConfig, classes: list[str] | None = None) -> Splits:
     """Load the dataset that the options name.
+
+    Args:
+        config: The options.
+        classes: Those that a checkpoint was trained with, where there is one.
 
     Raises:
         ValueError: it cannot be loaded or reached; a split, column or label is not as it must be. The message says
             what was found.
     """
-    train = _load(config, config.train_split, config.streaming)
-    features = train.features
-    if features is None:
+    source = find_source(config)
+    place, split = _evaluation_split(config, source)
+    held_out = split is None and not _measures_all(config)
+    if held_out and config.streaming:
+        raise ValueError(f"{config.data} has no evaluation split among {source.names}: pass --val-split.")
+    if split is None:
+        split = _training_split(config, source)
+    test: Any = None if held_out else place.load(split)
+    train: Any = test if _needs_no_training(config, source, held_out, classes) else _load_training(config, source)
+    if train.features is None:
         raise ValueError(f"{config.data} does not describe its columns, which streaming needs: use --no-streaming.")
-    image = _column("image_column", config.image_column, features, datasets.Image, _IMAGES)
-    label = _column("label_column", config.label_column, features, datasets.ClassLabel, _LABELS)
-    if image == label:
-        raise ValueError(f"image_column and label_column must be two columns of {list(features)}, both are {image!r}.")
-    found = [] if config.val_split else _names(config)
-    split = config.val_split or next((name for name in _EVALUATION if name in found), None)
-    if split is not None:
-        test = _load(config, split, streaming=False)
-    elif config.streaming:
-        raise ValueError(f"{config.data} has no evaluation split among {found}: pass --val-split.")
-    else:
-        train, test = _hold_out(train, config)
-    if image not in test.features or label not in test.features:
-        raise ValueError(f"the evaluation split must have {image!r} and {label!r} too, it has {list(test.features)}.")
-    test = _some(test, config.max_eval_samples, config)
-    if config.max_train_samples is not None:
-        train = (
-            train.take(config.max_train_samples) if config.streaming else _some(train, config.max_train_samples, config)
+    image, label = find_image(train.features, config.image_column), find_label(train.features, config.label_column)
+    if image.name == label.name:
+        raise ValueError(
+            f"image_column and label_column must be two columns of {list(train.features)}, both are {image.name!r}."
         )
-    train, test = (part.select_columns([image, label]) for part in (train, test))
-    names = _class_names(train, test, label, config)
-    train, test = (_undecoded(part, image, label, names) for part in (train, test))
+    columns = [image.name, label.name]
+    if config.val_dir is not None:
+        test = test.rename_columns(dict(zip(test.column_names, columns, strict=True)))
+    parts = [train] if test is None else [train, test]
+    parts, names = _with_indices(parts, columns, config, classes, by_folder=isinstance(source, ClassFolders))
+    train, test = parts if test is not None else _hold_out(parts[0], config)
+    train, test = _shortened(train, config), _some(test, config.max_eval_samples, config)
     for part in (test,) if config.streaming else (train, test):
-        _check_labels(part, label, names)
-    return Splits(train, test, image, label, names, split or config.train_split, held_out=split is None)
+        check_labels(part, label.name, names)
+    train, test = (part.cast_column(image.name, datasets.Image(decode=False)) for part in (train, test))
+    left_out = source.left_out if place is source else [*source.left_out, *place.left_out]
+    known = [] if config.val_split and not isinstance(source, ClassFolders) else source.names
+    return Splits(
+        train, test, image.name, label.name, names, split, held_out, known, other_labels=label.others, left_out=left_out
+    )
 
 
 def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
@@ -85,50 +98,91 @@ def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
         return datasets.Dataset.from_dict(columns, features=features)
 
     train, test = rows(2 * config.batch_size), rows(config.batch_size + 1)
-    train, test = (_undecoded(part, "image", "label", names) for part in (train, test))
+    train, test = (part.cast_column("image", datasets.Image(decode=False)) for part in (train, test))
     return Splits(train, test, "image", "label", names)
 
 
-def _load(config: TrainConfig, split: str, streaming: bool) -> Any:
-    """One split; the errors of several libraries become one sentence."""
-    path = Path(config.data).expanduser()
-    try:
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            saved = datasets.load_from_disk(str(path))
-            parts = saved if isinstance(saved, dict) else {"train": saved}
-            if split not in parts:
-                raise ValueError(f"unknown split {split!r}, it has {list(parts)}")
-            return parts[split].to_iterable_dataset(num_shards=64) if streaming else parts[split]
-        name, revision = (str(path), None) if path.exists() else (config.data, config.revision)
-        return datasets.load_dataset(name, config.data_config, split=split, streaming=streaming, revision=revision)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).rstrip(".")
+def _evaluation_split(config: TrainConfig, source: Source) -> tuple[Source, str | None]:
+    """The name of the evaluation split, and where it is; None where there is none."""
+    if config.val_dir is not None:
+        path = Path(config.val_dir).expanduser()
+        name = path.resolve().name
+        return ClassFolders({name: path}, [], "val_dir"), name
+    if config.val_split is not None:
+        return source, _split(config, source, config.val_split)
+    return source, evaluation_split(source.names)
+
+
+def _training_split(config: TrainConfig, source: Source) -> str:
+    return _split(config, source, config.train_split)
+
+
+def _split(config: TrainConfig, source: Source, wanted: str) -> str:
+    found = source.find(wanted)
+    if found is None:
         raise ValueError(
-            f"cannot load split {split!r} of {config.data!r}: {reason}. Pass --data a folder that exists, or the "
-            "name of a dataset on the Hub that this machine can reach; --data-config, --revision and --train-split say "
-            "which part."
-        ) from error
-
-
-def _names(config: TrainConfig) -> list[str]:
-    """Names of the splits."""
-    path = Path(config.data).expanduser()
-    if (path / "dataset_dict.json").exists():
-        return list(datasets.load_from_disk(str(path)))
-    if (path / "state.json").exists():
-        return ["train"]
-    name = str(path) if path.exists() else config.data
-    return datasets.get_dataset_split_names(
-        name, config.data_config, revision=None if path.exists() else config.revision
-    )
-
-
-def _column(option: str, wanted: str | None, features: Any, kind: type, usual: tuple[str, ...]) -> str:
-    typed = [name for name, feature in features.items() if isinstance(feature, kind)]
-    found = wanted or next((name for name in (*typed, *usual) if name in features), None)
-    if found is None or found not in features:
-        raise ValueError(f"{option} must be one of the columns {list(features)}, got {found}.")
+            f"cannot load split {wanted!r} of {config.train_dir or config.data!r}: it has {source.names}. Pass "
+            "--train-split or --val-split with one of them, or --train-dir and --val-dir with folders of class folders."
+        )
     return found
+
+
+def _load_training(config: TrainConfig, source: Source) -> Any:
+    return source.load(_training_split(config, source), config.streaming)
+
+
+def _needs_no_training(config: TrainConfig, source: Source, held_out: bool, classes: list[str] | None) -> bool:
+    """Whether the evaluation rows are enough: to evaluate classes that are known, or where nothing else is there."""
+    if not config.eval_only or held_out:
+        return False
+    return classes is not None or source.find(config.train_split) not in source.names
+
+
+def _measures_all(config: TrainConfig) -> bool:
+    """Whether a checkpoint is evaluated on other data than it was trained on: then no row has to be held out."""
+    if not config.eval_only:
+        return False
+    saved = read_yaml(find_config(config.eval_only))
+    names = ("data", "train_dir", "data_config", "revision", "train_split")
+    return any(_place(saved.get(name)) != _place(getattr(config, name)) for name in names)
+
+
+def _place(value: str | None) -> str | Path | None:
+    path = Path(value).expanduser() if value else None
+    return path.resolve() if path is not None and path.exists() else value
+
+
+def _with_indices(
+    parts: list[Any], columns: list[str], config: TrainConfig, classes: list[str] | None, by_folder: bool
+) -> tuple[list[Any], list[str]]:
+    """The rows with class indices as labels, in two columns, and the names of the classes.
+
+    A class folder of the evaluation rows must be one of the training rows, too.
+    """
+    label = columns[1]
+    for part in parts:
+        if missing := [name for name in columns if name not in part.features]:
+            raise ValueError(f"the evaluation split must have {missing} too, it has {list(part.features)}.")
+    parts = [part.select_columns(columns) for part in parts]
+    names, by_value = class_names(parts[:1] if by_folder else parts, label, config)
+    if classes is not None:
+        if config.eval_only and by_value and set(names) <= set(classes):
+            names = classes  # a class may have no row there
+        check_same(names, classes)
+
+    def is_encoded(feature: Any) -> bool:
+        return not (is_string(feature) or (by_value and is_integer(feature)))
+
+    return [part if is_encoded(part.features[label]) else encode(part, label, names) for part in parts], names
+
+
+def _shortened(train: Any, config: TrainConfig) -> Any:
+    """At most as many training rows as asked for, as a stream where they are to be one."""
+    if not config.streaming:
+        return _some(train, config.max_train_samples, config)
+    if isinstance(train, datasets.Dataset):
+        train = train.to_iterable_dataset(num_shards=min(64, len(train)))
+    return train if config.max_train_samples is None else train.take(config.max_train_samples)
 
 
 def _hold_out(train: Any, config: TrainConfig) -> tuple[Any, Any]:
@@ -147,51 +201,3 @@ def _some(rows: Any, count: int | None, config: TrainConfig) -> Any:
     if count is None or count >= len(rows):
         return rows
     return rows.select(np.sort(generator(config.seed, Stream.SPLIT).permutation(len(rows))[:count]))
-
-
-def _class_names(train: Any, test: Any, label: str, config: TrainConfig) -> list[str]:
-    feature = train.features[label]
-    if isinstance(feature, datasets.ClassLabel):
-        names = list(feature.names)
-        if getattr(test.features[label], "names", names) != names:
-            raise ValueError(f"the classes of the training and evaluation splits of {config.data} differ.")
-        return _of_this_count(names, label, config)
-    kind = str(getattr(feature, "dtype", feature))
-    if "int" in kind:
-        if config.streaming and not config.num_classes:
-            raise ValueError(f"the labels {label!r} of {config.data} have no names: pass --num-classes to stream them.")
-        count = config.num_classes or 1 + max(_known(train.unique(label)) + _known(test.unique(label)), default=0)
-        return [str(number) for number in range(count)]
-    if "string" not in kind or config.streaming:
-        raise ValueError(
-            f"label_column must hold classes or integers, or strings where nothing streams; {label!r} is {kind}."
-        )
-    return _of_this_count(sorted({*_known(train.unique(label)), *_known(test.unique(label))}), label, config)
-
-
-def _of_this_count(names: list[str], label: str, config: TrainConfig) -> list[str]:
-    if config.num_classes not in (None, len(names)):
-        raise ValueError(f"num_classes must be that of {label!r}, which has {len(names)}, got {config.num_classes}.")
-    return names
-
-
-def _known(values: list[Any]) -> list[Any]:
-    return [value for value in values if value is not None]
-
-
-def _check_labels(rows: Any, label: str, names: list[str]) -> None:
-    """Labels that are hidden, missing or too large are found here, not in the middle of a run."""
-    wrong = [value for value in rows.unique(label) if value is None or not 0 <= value < len(names)]
-    if wrong:
-        raise ValueError(
-            f"{label!r} must be in [0, {len(names)}) in every row, got {wrong[:5]} in one of the splits. Pass "
-            "--num-classes, or --val-split: the labels of a test split are often hidden."
-        )
-
-
-def _undecoded(rows: Any, image: str, label: str, names: list[str]) -> Any:
-    """Images as bytes, decoded in the data workers; labels as class indices."""
-    rows = rows.cast_column(image, datasets.Image(decode=False))
-    if "string" in str(getattr(rows.features[label], "dtype", "")):
-        rows = rows.cast_column(label, datasets.ClassLabel(names=names))
-    return rows
