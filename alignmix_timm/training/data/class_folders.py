@@ -60,11 +60,12 @@ def read_class_folder(folder: Path, option: str) -> ClassFolder:
     folder, paths, labels = folder.absolute(), list[str](), list[str]()
     others: Counter[str] = Counter()
     for one in _folders(folder):
-        count = len(paths)
-        for place, names in sorted(_walk(one)):
-            paths += [os.path.join(place, name) for name in sorted(names) if _is_image(name)]
-            others.update(_kind(name) for name in names if not _is_image(name))
-        labels += [one.name] * (len(paths) - count)
+        found = [(place, name) for place, names in sorted(_walk(one)) for name in sorted(names)]
+        images = [os.path.join(place, name) for place, name in found if _is_image(name)]
+        paths += images
+        labels += [one.name] * len(images)
+        if images:
+            others.update(_kind(name) for _, name in found if not _is_image(name))
     _check_hidden(folder, paths)
     if not paths:
         raise ValueError(f"{option} must be a folder of class folders with images, got {str(folder)!r}.")
@@ -157,8 +158,10 @@ def _is_image(name: str) -> bool:
 
 
 def _kind(name: str) -> str:
-    """What a file that is no image is counted as; hidden ones are not."""
-    return "" if name.startswith(".") else Path(name).suffix.lower() or name
+    """What a file that is no image is counted as; hidden ones are not, unless others would read them as images."""
+    if name.startswith("."):
+        return "._*" if name.lower().endswith(IMAGES) else ""
+    return Path(name).suffix.lower() or name
 
 
 def _check_hidden(folder: Path, paths: list[str]) -> None:

@@ -32,11 +32,11 @@ def find_split(wanted: str, names: Iterable[str]) -> str | None:
     Raises:
         ValueError: several may be meant.
     """
-    names, word = list(names), word_of(wanted)
+    names, family = list(names), _family(wanted)
     ways = (
         lambda name: name == wanted,
         lambda name: name.lower() == wanted.lower(),
-        lambda name: trains(name) if word in TRAIN else _family(name) == _family(wanted) is not None,
+        lambda name: family is not None and _family(name) == family,
     )
     for way in ways:
         if found := [name for name in names if way(name)]:
@@ -61,9 +61,11 @@ def _whole(name: str) -> str:
 
 
 def _family(name: str) -> str | None:
-    """Validation and test are two things, by whatever word."""
+    """Training, validation and test are three things, by whatever word."""
     word = word_of(name)
-    return None if word is None else "test" if word.startswith("test") else "validation"
+    if word is None:
+        return None
+    return next((family for family in ("train", "test") if word.startswith(family)), "validation")
 
 
 def _only(found: list[str], wanted: str) -> str:

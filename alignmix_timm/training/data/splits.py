@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -11,7 +11,7 @@ from ...seeds import Stream, generator
 from ..config import TrainConfig, find_config, read_yaml
 from .classes import check_same
 from .labels import check_labels, class_names, encode, find_image, find_label, is_integer, is_string
-from .sources import ClassFolders, Source, find_source
+from .sources import ClassFolders, Loaded, Source, find_source
 from .split_names import evaluation_split
 
 
@@ -54,37 +54,23 @@ def load_splits(config: TrainConfig, classes: list[str] | None = None) -> Splits
         ValueError: it cannot be loaded or reached; a split, column or label is not as it must be. The message says
             what was found.
     """
-    source = find_source(config)
-    place, split = _evaluation_split(config, source)
-    held_out = split is None and not _measures_all(config)
-    if held_out and config.streaming:
-        raise ValueError(f"{config.data} has no evaluation split among {source.names}: pass --val-split.")
-    if split is None:
-        split = _training_split(config, source)
-    test: Any = None if held_out else place.load(split)
-    train: Any = test if _needs_no_training(config, source, held_out, classes) else _load_training(config, source)
-    if train.features is None:
-        raise ValueError(f"{config.data} does not describe its columns, which streaming needs: use --no-streaming.")
-    image, label = find_image(train.features, config.image_column), find_label(train.features, config.label_column)
-    if image.name == label.name:
-        raise ValueError(
-            f"image_column and label_column must be two columns of {list(train.features)}, both are {image.name!r}."
-        )
-    columns = [image.name, label.name]
+    training, evaluation = _parts(config, classes)
+    test: Any = None if evaluation is None else evaluation.load()
+    train: Any = test if training is None else training.load(config.streaming)
+    columns, other_labels = _columns(train, config, of_folders=training is None and config.val_dir is not None)
     if config.val_dir is not None:
         test = test.rename_columns(dict(zip(test.column_names, columns, strict=True)))
-    parts = [train] if test is None else [train, test]
-    parts, names = _with_indices(parts, columns, config, classes, by_folder=isinstance(source, ClassFolders))
-    train, test = parts if test is not None else _hold_out(parts[0], config)
+    rows = [train] if test is None else [train, test]
+    by_folder = evaluation is not None and isinstance(evaluation.source, ClassFolders)
+    rows, names = _with_indices(rows, columns, config, classes, by_folder)
+    train, test = _hold_out(rows[0], config) if test is None else rows
     train, test = _shortened(train, config), _some(test, config.max_eval_samples, config)
     for part in (test,) if config.streaming else (train, test):
-        check_labels(part, label.name, names)
-    train, test = (part.cast_column(image.name, datasets.Image(decode=False)) for part in (train, test))
-    left_out = source.left_out if place is source else [*source.left_out, *place.left_out]
-    known = [] if config.val_split and not isinstance(source, ClassFolders) else source.names
-    return Splits(
-        train, test, image.name, label.name, names, split, held_out, known, other_labels=label.others, left_out=left_out
-    )
+        check_labels(part, columns[1], names)
+    train, test = (part.cast_column(columns[0], datasets.Image(decode=False)) for part in (train, test))
+    parts = [part for part in (evaluation, training) if part is not None]
+    found, left_out = _found(parts, config)
+    return Splits(train, test, *columns, names, parts[0].split, evaluation is None, found, other_labels, left_out)
 
 
 def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
@@ -102,40 +88,76 @@ def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
     return Splits(train, test, "image", "label", names)
 
 
-def _evaluation_split(config: TrainConfig, source: Source) -> tuple[Source, str | None]:
-    """The name of the evaluation split, and where it is; None where there is none."""
+class _Part(NamedTuple):
+    source: Source
+    split: str
+
+    def load(self, streaming: bool = False) -> Any:
+        return self.source.load(self.split, streaming)
+
+
+def _parts(config: TrainConfig, classes: list[str] | None) -> tuple[_Part | None, _Part | None]:
+    """The splits to train and to evaluate on.
+
+    Without the first the second is enough: a checkpoint is evaluated on classes that are known, or on data without
+    anything else. Without the second it is held out of the first.
+    """
+    source = find_source(config)
+    evaluation = _evaluation(config, source)
+    if evaluation is None and not _measures_all(config):
+        if config.streaming:
+            raise ValueError(f"{config.data} has no evaluation split among {source.names}: pass --val-split.")
+        return _part(config, source, config.train_split), None
+    if config.eval_only and (classes is not None or source.find(config.train_split) not in source.names):
+        return None, evaluation or _part(config, source, config.train_split)
+    training = _part(config, source, config.train_split)
+    return training, evaluation or training
+
+
+def _evaluation(config: TrainConfig, source: Source) -> _Part | None:
+    """The evaluation split; None where there is none."""
     if config.val_dir is not None:
-        path = Path(config.val_dir).expanduser()
-        name = path.resolve().name
-        return ClassFolders({name: path}, [], "val_dir"), name
+        folder = Path(config.val_dir).expanduser()
+        name = folder.resolve().name
+        return _Part(ClassFolders({name: folder}, [], "val_dir"), name)
     if config.val_split is not None:
-        return source, _split(config, source, config.val_split)
-    return source, evaluation_split(source.names)
+        return _part(config, source, config.val_split)
+    split = evaluation_split(source.names)
+    return None if split is None else _Part(source, split)
 
 
-def _training_split(config: TrainConfig, source: Source) -> str:
-    return _split(config, source, config.train_split)
-
-
-def _split(config: TrainConfig, source: Source, wanted: str) -> str:
+def _part(config: TrainConfig, source: Source, wanted: str) -> _Part:
     found = source.find(wanted)
     if found is None:
         raise ValueError(
             f"cannot load split {wanted!r} of {config.train_dir or config.data!r}: it has {source.names}. Pass "
             "--train-split or --val-split with one of them, or --train-dir and --val-dir with folders of class folders."
         )
-    return found
+    return _Part(source, found)
 
 
-def _load_training(config: TrainConfig, source: Source) -> Any:
-    return source.load(_training_split(config, source), config.streaming)
+def _found(parts: list[_Part], config: TrainConfig) -> tuple[list[str], list[str]]:
+    """The splits of the dataset, as far as they are known, and what of it is not used."""
+    source = parts[-1].source
+    asked_for = isinstance(source, Loaded) and config.val_split is not None  # then the names are not looked up
+    names = [] if asked_for else source.names
+    used = [part.split for part in parts if part.source is source]
+    beside = parts[0].source.left_out if parts[0].source is not source else []
+    return names, [*(f"split {name}" for name in names if name not in used), *source.left_out, *beside]
 
 
-def _needs_no_training(config: TrainConfig, source: Source, held_out: bool, classes: list[str] | None) -> bool:
-    """Whether the evaluation rows are enough: to evaluate classes that are known, or where nothing else is there."""
-    if not config.eval_only or held_out:
-        return False
-    return classes is not None or source.find(config.train_split) not in source.names
+def _columns(rows: Any, config: TrainConfig, of_folders: bool) -> tuple[tuple[str, str], list[str]]:
+    """The columns of images and labels, and those that could have been the label."""
+    if of_folders:
+        return ("image", "label"), []
+    if rows.features is None:
+        raise ValueError(f"{config.data} does not describe its columns, which streaming needs: use --no-streaming.")
+    image, label = find_image(rows.features, config.image_column), find_label(rows.features, config.label_column)
+    if image.name == label.name:
+        raise ValueError(
+            f"image_column and label_column must be two columns of {list(rows.features)}, both are {image.name!r}."
+        )
+    return (image.name, label.name), label.others
 
 
 def _measures_all(config: TrainConfig) -> bool:
@@ -153,27 +175,27 @@ def _place(value: str | None) -> str | Path | None:
 
 
 def _with_indices(
-    parts: list[Any], columns: list[str], config: TrainConfig, classes: list[str] | None, by_folder: bool
+    parts: list[Any], columns: tuple[str, str], config: TrainConfig, classes: list[str] | None, by_folder: bool
 ) -> tuple[list[Any], list[str]]:
     """The rows with class indices as labels, in two columns, and the names of the classes.
 
-    A class folder of the evaluation rows must be one of the training rows, too.
+    Of class folders those of the training rows decide: one that is only among the evaluation rows is refused.
     """
     label = columns[1]
     for part in parts:
         if missing := [name for name in columns if name not in part.features]:
             raise ValueError(f"the evaluation split must have {missing} too, it has {list(part.features)}.")
-    parts = [part.select_columns(columns) for part in parts]
+    parts = [part.select_columns(list(columns)) for part in parts]
     names, by_value = class_names(parts[:1] if by_folder else parts, label, config)
     if classes is not None:
         if config.eval_only and by_value and set(names) <= set(classes):
             names = classes  # a class may have no row there
         check_same(names, classes)
 
-    def is_encoded(feature: Any) -> bool:
+    def has_indices(feature: Any) -> bool:
         return not (is_string(feature) or (by_value and is_integer(feature)))
 
-    return [part if is_encoded(part.features[label]) else encode(part, label, names) for part in parts], names
+    return [part if has_indices(part.features[label]) else encode(part, label, names) for part in parts], names
 
 
 def _shortened(train: Any, config: TrainConfig) -> Any:
