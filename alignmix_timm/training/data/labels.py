@@ -111,7 +111,7 @@ def _distinct(parts: list[Any], label: str, config: TrainConfig) -> list[str]:
             f"{label!r} must be a class in every row, got {sorted(wrong, key=str)[:5]} in one of the splits. Pass "
             "--val-split: the labels of a test split are often hidden."
         )
-    rows = sum(len(part) for part in parts)
+    rows = len(parts[0])
     if len(values) > max(_MANY, rows // 2) and config.label_column is None:
         raise ValueError(
             f"{label!r} has {len(values)} different values in {rows} rows, and seems not to hold classes. Pass "
@@ -150,7 +150,8 @@ def encode(rows: datasets.Dataset, label: str, names: list[str]) -> datasets.Dat
 
 def check_labels(rows: datasets.Dataset, label: str, names: list[str]) -> None:
     """Raise ValueError for labels that are hidden, missing or too large, which would end a run in its middle."""
-    wrong = [value for value in rows.unique(label) if value is None or not 0 <= value < len(names)]
+    labels = rows.select_columns([label])  # unique copies every column where rows were drawn
+    wrong = [value for value in labels.unique(label) if value is None or not 0 <= value < len(names)]
     if wrong:
         raise ValueError(
             f"{label!r} must be in [0, {len(names)}) in every row, got {wrong[:5]} in one of the splits. Pass "

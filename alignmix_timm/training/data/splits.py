@@ -1,18 +1,17 @@
 """The rows that a run trains and is evaluated on: the splits, columns and classes of a dataset, found and checked."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import numpy as np
 
 from ...seeds import Stream, generator
-from ..config import TrainConfig, find_config, read_yaml
+from ..config import TrainConfig
 from .classes import check_same
 from .labels import check_labels, class_names, encode, find_image, find_label, is_integer, is_string
-from .sources import ClassFolders, Loaded, Source, find_source
-from .split_names import evaluation_split
+from .parts import choose_parts, describe
+from .sources import ClassFolders
 
 
 @dataclass
@@ -54,7 +53,7 @@ def load_splits(config: TrainConfig, classes: list[str] | None = None) -> Splits
         ValueError: it cannot be loaded or reached; a split, column or label is not as it must be. The message says
             what was found.
     """
-    training, evaluation = _parts(config, classes)
+    training, evaluation = choose_parts(config, classes)
     test: Any = None if evaluation is None else evaluation.load()
     train: Any = test if training is None else training.load(config.streaming)
     columns, other_labels = _columns(train, config, of_folders=training is None and config.val_dir is not None)
@@ -69,7 +68,7 @@ def load_splits(config: TrainConfig, classes: list[str] | None = None) -> Splits
         check_labels(part, columns[1], names)
     train, test = (part.cast_column(columns[0], datasets.Image(decode=False)) for part in (train, test))
     parts = [part for part in (evaluation, training) if part is not None]
-    found, left_out = _found(parts, config)
+    found, left_out = describe(parts, config)
     return Splits(train, test, *columns, names, parts[0].split, evaluation is None, found, other_labels, left_out)
 
 
@@ -88,64 +87,6 @@ def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
     return Splits(train, test, "image", "label", names)
 
 
-class _Part(NamedTuple):
-    source: Source
-    split: str
-
-    def load(self, streaming: bool = False) -> Any:
-        return self.source.load(self.split, streaming)
-
-
-def _parts(config: TrainConfig, classes: list[str] | None) -> tuple[_Part | None, _Part | None]:
-    """The splits to train and to evaluate on.
-
-    Without the first the second is enough: a checkpoint is evaluated on classes that are known, or on data without
-    anything else. Without the second it is held out of the first.
-    """
-    source = find_source(config)
-    evaluation = _evaluation(config, source)
-    if evaluation is None and not _measures_all(config):
-        if config.streaming:
-            raise ValueError(f"{config.data} has no evaluation split among {source.names}: pass --val-split.")
-        return _part(config, source, config.train_split), None
-    if config.eval_only and (classes is not None or source.find(config.train_split) not in source.names):
-        return None, evaluation or _part(config, source, config.train_split)
-    training = _part(config, source, config.train_split)
-    return training, evaluation or training
-
-
-def _evaluation(config: TrainConfig, source: Source) -> _Part | None:
-    """The evaluation split; None where there is none."""
-    if config.val_dir is not None:
-        folder = Path(config.val_dir).expanduser()
-        name = folder.resolve().name
-        return _Part(ClassFolders({name: folder}, [], "val_dir"), name)
-    if config.val_split is not None:
-        return _part(config, source, config.val_split)
-    split = evaluation_split(source.names)
-    return None if split is None else _Part(source, split)
-
-
-def _part(config: TrainConfig, source: Source, wanted: str) -> _Part:
-    found = source.find(wanted)
-    if found is None:
-        raise ValueError(
-            f"cannot load split {wanted!r} of {config.train_dir or config.data!r}: it has {source.names}. Pass "
-            "--train-split or --val-split with one of them, or --train-dir and --val-dir with folders of class folders."
-        )
-    return _Part(source, found)
-
-
-def _found(parts: list[_Part], config: TrainConfig) -> tuple[list[str], list[str]]:
-    """The splits of the dataset, as far as they are known, and what of it is not used."""
-    source = parts[-1].source
-    asked_for = isinstance(source, Loaded) and config.val_split is not None  # then the names are not looked up
-    names = [] if asked_for else source.names
-    used = [part.split for part in parts if part.source is source]
-    beside = parts[0].source.left_out if parts[0].source is not source else []
-    return names, [*(f"split {name}" for name in names if name not in used), *source.left_out, *beside]
-
-
 def _columns(rows: Any, config: TrainConfig, of_folders: bool) -> tuple[tuple[str, str], list[str]]:
     """The columns of images and labels, and those that could have been the label."""
     if of_folders:
@@ -158,20 +99,6 @@ def _columns(rows: Any, config: TrainConfig, of_folders: bool) -> tuple[tuple[st
             f"image_column and label_column must be two columns of {list(rows.features)}, both are {image.name!r}."
         )
     return (image.name, label.name), label.others
-
-
-def _measures_all(config: TrainConfig) -> bool:
-    """Whether a checkpoint is evaluated on other data than it was trained on: then no row has to be held out."""
-    if not config.eval_only:
-        return False
-    saved = read_yaml(find_config(config.eval_only))
-    names = ("data", "train_dir", "data_config", "revision", "train_split")
-    return any(_place(saved.get(name)) != _place(getattr(config, name)) for name in names)
-
-
-def _place(value: str | None) -> str | Path | None:
-    path = Path(value).expanduser() if value else None
-    return path.resolve() if path is not None and path.exists() else value
 
 
 def _with_indices(
