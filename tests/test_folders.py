@@ -84,6 +84,7 @@ def test_subfolders_belong_to_their_class(tmp_path: Path) -> None:
         ("training_set", "test_set"),
         ("train2017", "val2017"),
         ("seg_train", "seg_test"),
+        ("trainval", "test"),
         ("trainset", "testset"),
     ],
 )
@@ -133,6 +134,7 @@ def test_linked_folders_are_followed(tmp_path: Path) -> None:
     [
         ("train/a/1.png train/b/1.png cat/a/1.png", "'train' may be a split or a class, beside 'cat'"),
         ("holdout/cat/1.png holdout/dog/1.png cat/1.png dog/1.png", "'holdout' may be a split or a class"),
+        ("mixed/cat/1.png test/cat/1.png mixed/dog/1.png", "'test' may be a split or a class, beside 'mixed'"),
         ("train/1.png test/1.png", "'test', 'train' hold images beside or in place of class folders"),
         ("train/a/1.png train/1.png test/a/1.png", "'train' hold images beside or in place of class folders"),
         ("images/a/1.png images/b/1.png", "one folder only, 'images'.*pass --data .*images; if it is the only class"),
@@ -161,9 +163,16 @@ def test_links_that_lead_nowhere_or_in_a_circle_are_refused(tmp_path: Path) -> N
 
 
 def test_what_is_not_used_is_named(tmp_path: Path) -> None:
-    files = "cat/1.png cat/a.txt cat/b.txt cat/._1.png dog/1.png dog/2.heic notes/a.txt 1.png labels.csv .git/x"
+    files = "cat/1.png cat/a.txt cat/b.txt cat/._1.png dog/1.png dog/2.heic notes/a.txt 1.png a.zip .git/x"
     assert load(draw(tmp_path / "classes", *files.split())).left_out == [
-        *("notes (no images)", "images in no class folder (1)", "._* files (1)", ".heic files (1)", ".txt files (2)")
+        *(
+            "notes (no images)",
+            "images in no class folder (1)",
+            "a.zip",
+            "._* files (1)",
+            ".heic files (1)",
+            ".txt files (2)",
+        )
     ]
     files = "train/a/1.png train/a/2.png train/b/1.png train/c/x test/1.png annotations/1.xml"
     splits = load(draw(tmp_path / "splits", *files.split()))

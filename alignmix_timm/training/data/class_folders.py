@@ -75,18 +75,25 @@ def read_class_folder(folder: Path, option: str) -> ClassFolder:
 
 
 def _beside(folder: Path, used: Collection[str]) -> list[str]:
-    """The folders that are not used, and the images that are in none."""
+    """The folders that are not used, and the files that are in none."""
     empty = [one.name for one in _folders(folder) if one.name not in used and not one.name.startswith(".")]
     images = len(_own_images(folder))
-    return [*(f"{name} (no images)" for name in empty), *([f"images in no class folder ({images})"] if images else [])]
+    files = [one.name for one in sorted(folder.iterdir()) if one.is_file() and not _is_image(one.name)]
+    return [
+        *(f"{name} (no images)" for name in empty),
+        *([f"images in no class folder ({images})"] if images else []),
+        *(name for name in files if not name.startswith(".")),
+    ]
 
 
 def _check_classes(root: Path, tops: dict[str, Path], named: list[str]) -> None:
     """Refuse class folders of which some may be splits, or all may be one folder too deep."""
     for name in named:
         within = {one.name for one in _image_folders(tops[name])}
-        is_split = is_word(name) and within and not _own_images(tops[name])
-        if is_split and (trains(name) or within & tops.keys()):
+        if not is_word(name) or not within or _own_images(tops[name]):
+            continue
+        beside = {one.name for other in tops.keys() - {name} for one in _image_folders(tops[other])} | tops.keys()
+        if trains(name) or within & beside:
             raise ValueError(_either(root, [name], f"may be a split or a class, beside {_other(name, tops)}"))
     if len(tops) == 1:
         only = next(iter(tops.values()))

@@ -46,10 +46,11 @@ def find_label(features: datasets.Features, wanted: str | None) -> Found:
 def _choose(option: str, wanted: str | None, features: Any, usual: list[str], likely: list[str]) -> Found:
     if wanted is not None and wanted in features:
         return Found(wanted, [])
+    flag = "--" + option.replace("_", "-")
     if wanted is not None or not (usual or likely):
-        raise ValueError(f"{option} must be one of the columns {list(features)}, got {wanted}.")
+        hint = "" if wanted else f" Pass {flag}; the classes of a folder of images are the folders in it."
+        raise ValueError(f"{option} must be one of the columns {list(features)}, got {wanted}.{hint}")
     if not usual and len(likely) > 1:
-        flag = "--" + option.replace("_", "-")
         raise ValueError(f"{option} may be any of {', '.join(likely)}: pass {flag} with one of them.")
     chosen = (usual or likely)[0]
     return Found(chosen, [name for name in dict.fromkeys((*usual, *likely)) if name != chosen])

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-TRAIN = ("train", "training")
+TRAIN = ("train", "training", "trainval")
 EVALUATION = (  # the first that is there: the labels of a test split are often hidden
     *("validation", "val", "valid", "validate", "validating", "dev", "holdout", "heldout", "eval", "evaluation"),
     *("test", "testing"),
