@@ -151,8 +151,7 @@ def encode(rows: datasets.Dataset, label: str, names: list[str]) -> datasets.Dat
 
 def check_labels(rows: datasets.Dataset, label: str, names: list[str]) -> None:
     """Raise ValueError for labels that are hidden, missing or too large, which would end a run in its middle."""
-    labels = rows.select_columns([label])  # unique copies every column where rows were drawn
-    wrong = [value for value in labels.unique(label) if value is None or not 0 <= value < len(names)]
+    wrong = [value for value in rows.unique(label) if value is None or not 0 <= value < len(names)]
     if wrong:
         raise ValueError(
             f"{label!r} must be in [0, {len(names)}) in every row, got {wrong[:5]} in one of the splits. Pass "

@@ -62,10 +62,11 @@ def load_splits(config: TrainConfig, classes: list[str] | None = None) -> Splits
     rows = [train] if test is None else [train, test]
     by_folder = evaluation is not None and isinstance(evaluation.source, ClassFolders)
     rows, names = _with_indices(rows, columns, config, classes, by_folder)
+    for part in rows:
+        if isinstance(part, datasets.Dataset):  # before rows are drawn: then it is quick
+            check_labels(part, columns[1], names)
     train, test = _hold_out(rows[0], config) if test is None else rows
     train, test = _shortened(train, config), _some(test, config.max_eval_samples, config)
-    for part in (test,) if config.streaming else (train, test):
-        check_labels(part, columns[1], names)
     train, test = (part.cast_column(columns[0], datasets.Image(decode=False)) for part in (train, test))
     parts = [part for part in (evaluation, training) if part is not None]
     found, left_out = describe(parts, config)
