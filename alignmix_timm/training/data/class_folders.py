@@ -45,7 +45,7 @@ def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
     nested = {name: path for name, path in tops.items() if not _own_images(path)}
     flat = [name for name in tops if name not in nested]
     if not nested or any(trains(name) or _image_folders(tops[name]) for name in flat):
-        raise ValueError(_either(root, flat, "hold images beside or in place of class folders"))
+        raise ValueError(_either(root, f"images lie beside, or in place of, class folders in {', '.join(flat)}"))
     return nested, [*(f"{name} (images without class folders)" for name in flat), *_beside(root, [*tops])]
 
 
@@ -94,7 +94,7 @@ def _check_classes(root: Path, tops: dict[str, Path], named: list[str]) -> None:
             continue
         beside = {one.name for other in tops.keys() - {name} for one in _image_folders(tops[other])} | tops.keys()
         if trains(name) or within & beside:
-            raise ValueError(_either(root, [name], f"may be a split or a class, beside {_other(name, tops)}"))
+            raise ValueError(_either(root, f"{name} may be a split or a class, beside {_other(name, tops)}"))
     if len(tops) == 1:
         only = next(iter(tops.values()))
         raise ValueError(
@@ -104,13 +104,13 @@ def _check_classes(root: Path, tops: dict[str, Path], named: list[str]) -> None:
 
 
 def _other(name: str, tops: dict[str, Path]) -> str:
-    return repr(next(one for one in tops if one != name))
+    return next(one for one in tops if one != name)
 
 
-def _either(root: Path, names: list[str], what: str) -> str:
+def _either(root: Path, how: str) -> str:
     return (
-        f"in {str(root)!r} {', '.join(map(repr, sorted(names)))} {what}. If the folders there are the classes, pass "
-        f"--train-dir {root}; if they are splits, --train-dir and --val-dir with the folder of class folders of each."
+        f"{str(root)!r} can be read in several ways: {how}. If the folders there are the classes, pass --train-dir "
+        f"{root}; if they are splits, --train-dir and --val-dir with the folder of class folders of each."
     )
 
 
@@ -176,6 +176,6 @@ def _check_hidden(folder: Path, paths: list[str]) -> None:
     hidden = [path for path in paths if f"{os.sep}." in path[start:]]
     if hidden:
         raise ValueError(
-            f"{len(hidden)} images in {str(folder)!r} are hidden, such as {hidden[0][start + 1 :]!r}: torchvision "
-            "reads them, others do not. Delete or rename them."
+            f"images in {str(folder)!r} are hidden, such as {hidden[0][start + 1 :]!r}, {len(hidden)} in all: "
+            "torchvision reads them, others do not. Delete or rename them."
         )
