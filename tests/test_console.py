@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from alignmix_timm import __main__ as command
-from alignmix_timm.training.console import _missing, done_line, duration, epoch_line, train_line
+from alignmix_timm.training.console import _missing, data_lines, done_line, duration, epoch_line, train_line
 from alignmix_timm.training.data.splits import Splits
 
 LONG = {"loss": 0.000012345, "mixed_acc": 100.0, "lr": 1.2345e-05, "images_per_second": 12345.6, "epoch": 599.99}
@@ -50,6 +50,18 @@ def test_classes_without_a_held_out_row_are_named() -> None:
     assert _missing(splits) == "; none of b, d, e, f, g and 3 more"
     assert _missing(replace(splits, names=["a", "b", "c"])) == "; none of b"
     assert _missing(replace(splits, held_out=False)) == ""
+
+
+def test_what_was_found_in_the_data_is_said() -> None:
+    rows = datasets.Dataset.from_dict({"fine_label": [0]})
+    splits = Splits(rows, rows, "image", "fine_label", ["a"], "test", found=["train", "test", "dev"])
+    assert data_lines(splits) == ["Labels: fine_label; splits: train, test, dev."]
+    more = replace(splits, other_labels=["coarse_label"], left_out=["split dev", *(f"{name}.zip" for name in "abcdef")])
+    assert data_lines(more) == [
+        "Labels: fine_label (not coarse_label: --label-column); splits: train, test, dev.",
+        "Not used: split dev, a.zip, b.zip, c.zip, d.zip and 2 more.",
+    ]
+    assert data_lines(replace(splits, split=None)) == []
 
 
 def test_train_is_a_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

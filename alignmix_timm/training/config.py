@@ -43,8 +43,8 @@ class TrainConfig(RunOptions, OptimizationOptions, MixingOptions, AugmentationOp
         for group in GROUPS.values():
             group.check(self)
         check_lists(vars(self))
-        if not self.data and not self.dry_run:
-            raise ValueError("data must be the name of a dataset on the Hub or a folder: pass --data.")
+        if not self.data and self.train_dir is None and not self.dry_run:
+            raise ValueError("data must be the name of a dataset on the Hub or a folder: pass --data or --train-dir.")
         if self.layer_decay is not None and self.embedding != "none":
             raise ValueError(
                 "layer_decay needs --embedding none: the encoder does not tell its backbone's layers apart."

@@ -12,6 +12,7 @@ from .data.batches import BatchPlan
 from .data.splits import Splits
 
 WIDTH = 120
+_LISTED = 5
 
 
 def wrapped(text: str) -> str:
@@ -28,13 +29,13 @@ def duration(seconds: float) -> str:
 
 def start_lines(config: TrainConfig, splits: Splits, plan: BatchPlan, step: int, accelerator: Accelerator) -> list[str]:
     """What is about to be trained, on what, and how."""
-    evaluated = rows_of(splits.split, splits.held_out) if splits.split else "random images"
     processes = accelerator.num_processes
     return [
         wrapped(
-            f"{config.model}, {len(splits.names)} classes: {plan.rows} training images of "
-            f"{config.data or 'synthetic data'}, {len(splits.test)} for evaluation ({evaluated}{_missing(splits)})."
+            f"{config.model}, {_classes(splits.names)}: {plan.rows} training images of {data_of(config)}, "
+            f"{_evaluated(splits)}."
         ),
+        *data_lines(splits),
         wrapped(
             f"Steps {step} to {config.epochs * plan.steps_per_epoch}, {plan.steps_per_epoch} an epoch, of "
             f"{plan.batch} images: {plan.micros} x {plan.micro_batch} on {processes} "
@@ -44,14 +45,52 @@ def start_lines(config: TrainConfig, splits: Splits, plan: BatchPlan, step: int,
     ]
 
 
+def evaluation_lines(config: TrainConfig, splits: Splits, checkpoint: str) -> list[str]:
+    """What a checkpoint is about to be evaluated on."""
+    place = config.val_dir or data_of(config)
+    return [wrapped(f"{checkpoint}, {_classes(splits.names)}, on {place}: {_evaluated(splits)}."), *data_lines(splits)]
+
+
+def data_of(config: TrainConfig) -> str:
+    """The place or name of the training data."""
+    return config.train_dir or config.data or "synthetic data"
+
+
+def data_lines(splits: Splits) -> list[str]:
+    """What was found in the data, and chosen among it; nothing of synthetic images."""
+    if splits.split is None:
+        return []
+    label = f"Labels: {splits.label}"
+    if splits.other_labels:
+        label += f" (not {listed(splits.other_labels)}: --label-column)"
+    parts = [label, *([f"splits: {listed(splits.found)}"] if splits.found else [])]
+    lines = [wrapped("; ".join(parts) + ".")]
+    if splits.left_out:
+        lines.append(wrapped(f"Not used: {listed(splits.left_out)}."))
+    return lines
+
+
+def listed(names: list[str]) -> str:
+    """The first of them, and how many more there are."""
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
+
+
+def _classes(names: list[str]) -> str:
+    return f"{len(names)} class{'es' if len(names) > 1 else ''} ({listed(names)})"
+
+
+def _evaluated(splits: Splits) -> str:
+    rows = rows_of(splits.split, splits.held_out) if splits.split else "random images"
+    return f"{len(splits.test)} for evaluation ({rows}{_missing(splits)})"
+
+
 def _missing(splits: Splits) -> str:
     """The classes of which no row was held out, to be said: accuracy does not count them."""
     if not splits.held_out:
         return ""
     present = set(splits.test[splits.label])
     missing = [name for label, name in enumerate(splits.names) if label not in present]
-    shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-    return f"; none of {shown}" if missing else ""
+    return f"; none of {listed(missing)}" if missing else ""
 
 
 def train_line(record: dict[str, Any], step: int, total: int, passed: float, left: float) -> str:

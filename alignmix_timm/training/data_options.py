@@ -16,12 +16,14 @@ class DataOptions(OptionGroup):
     )
     data_config: str | None = option(None, "configuration of the dataset, where it has several")
     revision: str | None = option(None, "branch, tag or commit of the dataset on the Hub")
+    train_dir: str | None = option(None, "folder of class folders to train on, in place of data", role="source")
+    val_dir: str | None = option(None, "folder of class folders to evaluate on", role="source")
     train_split: str = option("train", "name of the training split")
-    val_split: str | None = option(None, "evaluation split; default validation, val, valid, dev or test")
+    val_split: str | None = option(None, "evaluation split; default validation, val, dev, holdout, test or the like")
     val_fraction: float = option(0.1, "without an evaluation split: share of the training rows held out for it")
-    image_column: str | None = option(None, "default: the first column of images")
-    label_column: str | None = option(None, "default: the first column of class labels")
-    num_classes: int | None = option(None, "default: as many as the dataset names")
+    image_column: str | None = option(None, "default: image, img, or the only column of images")
+    label_column: str | None = option(None, "default: label, labels, fine_label, or the only column of class labels")
+    num_classes: int | None = option(None, "default: as many as the dataset names, or has different labels")
     max_train_samples: int | None = option(
         None, "use this many training rows, drawn at random, or the first that stream"
     )
@@ -38,6 +40,14 @@ class DataOptions(OptionGroup):
         "data workers for each process; default its share of the CPU cores, at most 8; 4 for a stream",
         role="call",
     )
+
+    def check(self) -> None:
+        if self.data and self.train_dir is not None:
+            raise ValueError(f"train_dir takes the place of data: pass one, got {self.train_dir!r} and {self.data!r}.")
+        if self.val_split is not None and self.val_dir is not None:
+            raise ValueError(
+                f"val_dir takes the place of val_split: pass one, got {self.val_dir!r} and {self.val_split!r}."
+            )
 
 
 @dataclass

@@ -13,6 +13,7 @@ from ..params import process_index
 from ..publishing.save import load_for_timm
 from .build import check_names
 from .config import TrainConfig, parse_config
+from .console import evaluation_lines
 from .errors import told_in_a_sentence
 from .evaluator import Evaluator
 from .run import Run
@@ -63,6 +64,8 @@ def run(config: TrainConfig) -> dict[str, float]:
 
 def _evaluate_only(config: TrainConfig) -> dict[str, float]:
     loaded = Run(config)
+    for line in evaluation_lines(config, loaded.splits, str(config.eval_only)):
+        loaded.accelerator.print(line)
     evaluator = Evaluator(loaded)
     result = evaluator.all()
     if loaded.accelerator.is_main_process:

@@ -45,7 +45,7 @@ def of_run(
     """
     prefix = "ema_" if config.model_ema else ""
     own = {name.removeprefix(prefix): value for name, value in results.items() if name.startswith(prefix)}
-    data = find_dataset(config.data or "synthetic images", config.data_config, config.revision)
+    data = find_dataset(config.train_dir or config.data or "synthetic images", config.data_config, config.revision)
     data.train_rows, data.eval_rows = rows, int(own["rows"])
     data.eval_split, data.held_out = split, held_out
     return Provenance(

@@ -23,6 +23,7 @@ from .build import (
 from .checkpoint import Checkpoints, find, read_progress, write_progress
 from .config import TrainConfig
 from .data.batches import plan_batches
+from .data.classes import save_classes, saved_classes
 from .data.loaders import Loaders
 from .data.splits import load_splits, synthetic_splits
 from .data.transforms import data_config
@@ -68,7 +69,7 @@ class Run:
         saved = None if start is None else read_progress(start)["schedule"]
         if start is not None:
             check_changes(config, start)
-        splits = None if config.dry_run else load_splits(config)
+        splits = None if config.dry_run else load_splits(config, None if start is None else saved_classes(start))
         seed_all(config.seed, Stream.INIT)
         self.net = build_model(
             config if start is None else without_weights(config),
@@ -120,6 +121,7 @@ class Run:
 
     def _write_more(self, folder: Path) -> None:
         write_progress(folder, self.config, self.plan, self.step, self.best, in_order(self.corrupt))
+        save_classes(folder, self.splits.names)
         if self.ema is not None:
             torch.save(self.ema.module.state_dict(), folder / "ema.pt")
 

@@ -1,7 +1,6 @@
-"""Image datasets of Hugging Face: by name on the Hub, or from a local folder; splits, columns and classes found."""
+"""The rows that a run trains and is evaluated on: the splits, columns and classes of a dataset, found and checked."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import datasets
@@ -9,10 +8,10 @@ import numpy as np
 
 from ...seeds import Stream, generator
 from ..config import TrainConfig
-from .damage import reason_of
-
-_IMAGES, _LABELS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
-_EVALUATION = ("validation", "val", "valid", "dev", "test")  # the labels of a test split are often hidden
+from .classes import check_same
+from .labels import check_labels, class_names, encode, find_image, find_label, is_integer, is_string
+from .parts import choose_parts, describe
+from .sources import ClassFolders
 
 
 @dataclass
@@ -26,6 +25,9 @@ class Splits:
         names: Names of the classes; the labels are class indices.
         split: That of the evaluation rows; None if they are synthetic.
         held_out: Whether these are the rows of the training split that were held out of the training.
+        found: Names of all splits of the dataset, as far as they are known.
+        other_labels: Columns that could have been the label.
+        left_out: What of a folder is in no split, in words.
     """
 
     train: Any
@@ -35,44 +37,40 @@ class Splits:
     names: list[str]
     split: str | None = None
     held_out: bool = False
+    found: list[str] = field(default_factory=list)
+    other_labels: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
 
-def load_splits(config: TrainConfig) -> Splits:
+def load_splits(config: TrainConfig, classes: list[str] | None = None) -> Splits:
     """Load the dataset that the options name.
+
+    Args:
+        config: The options.
+        classes: Those that a checkpoint was trained with, where there is one.
 
     Raises:
         ValueError: it cannot be loaded or reached; a split, column or label is not as it must be. The message says
             what was found.
     """
-    train = _load(config, config.train_split, config.streaming)
-    features = train.features
-    if features is None:
-        raise ValueError(f"{config.data} does not describe its columns, which streaming needs: use --no-streaming.")
-    image = _column("image_column", config.image_column, features, datasets.Image, _IMAGES)
-    label = _column("label_column", config.label_column, features, datasets.ClassLabel, _LABELS)
-    if image == label:
-        raise ValueError(f"image_column and label_column must be two columns of {list(features)}, both are {image!r}.")
-    found = [] if config.val_split else _names(config)
-    split = config.val_split or next((name for name in _EVALUATION if name in found), None)
-    if split is not None:
-        test = _load(config, split, streaming=False)
-    elif config.streaming:
-        raise ValueError(f"{config.data} has no evaluation split among {found}: pass --val-split.")
-    else:
-        train, test = _hold_out(train, config)
-    if image not in test.features or label not in test.features:
-        raise ValueError(f"the evaluation split must have {image!r} and {label!r} too, it has {list(test.features)}.")
-    test = _some(test, config.max_eval_samples, config)
-    if config.max_train_samples is not None:
-        train = (
-            train.take(config.max_train_samples) if config.streaming else _some(train, config.max_train_samples, config)
-        )
-    train, test = (part.select_columns([image, label]) for part in (train, test))
-    names = _class_names(train, test, label, config)
-    train, test = (_undecoded(part, image, label, names) for part in (train, test))
-    for part in (test,) if config.streaming else (train, test):
-        _check_labels(part, label, names)
-    return Splits(train, test, image, label, names, split or config.train_split, held_out=split is None)
+    training, evaluation = choose_parts(config, classes)
+    test: Any = None if evaluation is None else evaluation.load()
+    train: Any = test if training is None else training.load(config.streaming)
+    columns, other_labels = _columns(train, config, of_folders=training is None and config.val_dir is not None)
+    if config.val_dir is not None:
+        test = test.rename_columns(dict(zip(test.column_names, columns, strict=True)))
+    rows = [train] if test is None else [train, test]
+    by_folder = evaluation is not None and isinstance(evaluation.source, ClassFolders)
+    rows, names = _with_indices(rows, columns, config, classes, by_folder)
+    for part in rows:
+        if isinstance(part, datasets.Dataset):  # before rows are drawn: then it is quick
+            check_labels(part, columns[1], names)
+    train, test = _hold_out(rows[0], config) if test is None else rows
+    train, test = _shortened(train, config), _some(test, config.max_eval_samples, config)
+    train, test = (part.cast_column(columns[0], datasets.Image(decode=False)) for part in (train, test))
+    parts = [part for part in (evaluation, training) if part is not None]
+    found, left_out = describe(parts, config)
+    return Splits(train, test, *columns, names, parts[0].split, evaluation is None, found, other_labels, left_out)
 
 
 def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
@@ -86,49 +84,55 @@ def synthetic_splits(config: TrainConfig, size: tuple[int, int, int]) -> Splits:
         return datasets.Dataset.from_dict(columns, features=features)
 
     train, test = rows(2 * config.batch_size), rows(config.batch_size + 1)
-    train, test = (_undecoded(part, "image", "label", names) for part in (train, test))
+    train, test = (part.cast_column("image", datasets.Image(decode=False)) for part in (train, test))
     return Splits(train, test, "image", "label", names)
 
 
-def _load(config: TrainConfig, split: str, streaming: bool) -> Any:
-    """One split; the errors of several libraries become one sentence."""
-    path = Path(config.data).expanduser()
-    try:
-        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-            saved = datasets.load_from_disk(str(path))
-            parts = saved if isinstance(saved, dict) else {"train": saved}
-            if split not in parts:
-                raise ValueError(f"unknown split {split!r}, it has {list(parts)}")
-            return parts[split].to_iterable_dataset(num_shards=64) if streaming else parts[split]
-        name, revision = (str(path), None) if path.exists() else (config.data, config.revision)
-        return datasets.load_dataset(name, config.data_config, split=split, streaming=streaming, revision=revision)
-    except Exception as error:
+def _columns(rows: Any, config: TrainConfig, of_folders: bool) -> tuple[tuple[str, str], list[str]]:
+    """The columns of images and labels, and those that could have been the label."""
+    if of_folders:
+        return ("image", "label"), []
+    if rows.features is None:
+        raise ValueError(f"{config.data} does not describe its columns, which streaming needs: use --no-streaming.")
+    image, label = find_image(rows.features, config.image_column), find_label(rows.features, config.label_column)
+    if image.name == label.name:
         raise ValueError(
-            f"cannot load split {split!r} of {config.data!r}: {reason_of(error, path)}. Pass --data a folder that "
-            "exists, or the name of a dataset on the Hub that this machine can reach; --data-config, --revision and "
-            "--train-split say which part."
-        ) from error
+            f"image_column and label_column must be two columns of {list(rows.features)}, both are {image.name!r}."
+        )
+    return (image.name, label.name), label.others
 
 
-def _names(config: TrainConfig) -> list[str]:
-    """Names of the splits."""
-    path = Path(config.data).expanduser()
-    if (path / "dataset_dict.json").exists():
-        return list(datasets.load_from_disk(str(path)))
-    if (path / "state.json").exists():
-        return ["train"]
-    name = str(path) if path.exists() else config.data
-    return datasets.get_dataset_split_names(
-        name, config.data_config, revision=None if path.exists() else config.revision
-    )
+def _with_indices(
+    parts: list[Any], columns: tuple[str, str], config: TrainConfig, classes: list[str] | None, by_folder: bool
+) -> tuple[list[Any], list[str]]:
+    """The rows with class indices as labels, in two columns, and the names of the classes.
+
+    Of class folders those of the training rows decide: one that is only among the evaluation rows is refused.
+    """
+    label = columns[1]
+    for part in parts:
+        if missing := [name for name in columns if name not in part.features]:
+            raise ValueError(f"the evaluation split must have {missing} too, it has {list(part.features)}.")
+    parts = [part.select_columns(list(columns)) for part in parts]
+    names, by_value = class_names(parts[:1] if by_folder else parts, label, config)
+    if classes is not None:
+        if config.eval_only and by_value and set(names) <= set(classes):
+            names = classes  # a class may have no row there
+        check_same(names, classes)
+
+    def has_indices(feature: Any) -> bool:
+        return not (is_string(feature) or (by_value and is_integer(feature)))
+
+    return [part if has_indices(part.features[label]) else encode(part, label, names) for part in parts], names
 
 
-def _column(option: str, wanted: str | None, features: Any, kind: type, usual: tuple[str, ...]) -> str:
-    typed = [name for name, feature in features.items() if isinstance(feature, kind)]
-    found = wanted or next((name for name in (*typed, *usual) if name in features), None)
-    if found is None or found not in features:
-        raise ValueError(f"{option} must be one of the columns {list(features)}, got {found}.")
-    return found
+def _shortened(train: Any, config: TrainConfig) -> Any:
+    """At most as many training rows as asked for, as a stream where they are to be one."""
+    if not config.streaming:
+        return _some(train, config.max_train_samples, config)
+    if isinstance(train, datasets.Dataset):
+        train = train.to_iterable_dataset(num_shards=min(64, len(train)))
+    return train if config.max_train_samples is None else train.take(config.max_train_samples)
 
 
 def _hold_out(train: Any, config: TrainConfig) -> tuple[Any, Any]:
@@ -147,51 +151,3 @@ def _some(rows: Any, count: int | None, config: TrainConfig) -> Any:
     if count is None or count >= len(rows):
         return rows
     return rows.select(np.sort(generator(config.seed, Stream.SPLIT).permutation(len(rows))[:count]))
-
-
-def _class_names(train: Any, test: Any, label: str, config: TrainConfig) -> list[str]:
-    feature = train.features[label]
-    if isinstance(feature, datasets.ClassLabel):
-        names = list(feature.names)
-        if getattr(test.features[label], "names", names) != names:
-            raise ValueError(f"the classes of the training and evaluation splits of {config.data} differ.")
-        return _of_this_count(names, label, config)
-    kind = str(getattr(feature, "dtype", feature))
-    if "int" in kind:
-        if config.streaming and not config.num_classes:
-            raise ValueError(f"the labels {label!r} of {config.data} have no names: pass --num-classes to stream them.")
-        count = config.num_classes or 1 + max(_known(train.unique(label)) + _known(test.unique(label)), default=0)
-        return [str(number) for number in range(count)]
-    if "string" not in kind or config.streaming:
-        raise ValueError(
-            f"label_column must hold classes or integers, or strings where nothing streams; {label!r} is {kind}."
-        )
-    return _of_this_count(sorted({*_known(train.unique(label)), *_known(test.unique(label))}), label, config)
-
-
-def _of_this_count(names: list[str], label: str, config: TrainConfig) -> list[str]:
-    if config.num_classes not in (None, len(names)):
-        raise ValueError(f"num_classes must be that of {label!r}, which has {len(names)}, got {config.num_classes}.")
-    return names
-
-
-def _known(values: list[Any]) -> list[Any]:
-    return [value for value in values if value is not None]
-
-
-def _check_labels(rows: Any, label: str, names: list[str]) -> None:
-    """Labels that are hidden, missing or too large are found here, not in the middle of a run."""
-    wrong = [value for value in rows.unique(label) if value is None or not 0 <= value < len(names)]
-    if wrong:
-        raise ValueError(
-            f"{label!r} must be in [0, {len(names)}) in every row, got {wrong[:5]} in one of the splits. Pass "
-            "--num-classes, or --val-split: the labels of a test split are often hidden."
-        )
-
-
-def _undecoded(rows: Any, image: str, label: str, names: list[str]) -> Any:
-    """Images as bytes, decoded in the data workers; labels as class indices."""
-    rows = rows.cast_column(image, datasets.Image(decode=False))
-    if "string" in str(getattr(rows.features[label], "dtype", "")):
-        rows = rows.cast_column(label, datasets.ClassLabel(names=names))
-    return rows
