@@ -69,13 +69,14 @@ class AlignMixModel(TransparentWrapper):
     """A timm classifier that trains with AlignMix on batches of :class:`alignmix_timm.AlignMixCollator`.
 
     ``model(**batch)`` returns loss, logits and, in training, the targets that belong to the logits. In eval mode it is
-    the plain model. ``state_dict`` has the keys of the timm model. timm's tools take it for the network:
-    ``create_optimizer_v2(model, ...)`` makes the same groups of parameters, ``resolve_data_config`` finds its config.
+    the plain model. ``state_dict`` has the keys of the timm model, and the parts have their names: PEFT and
+    ``torch.distributed.checkpoint`` find them. timm's tools take it for the network: ``create_optimizer_v2(model,
+    ...)`` makes the same groups of parameters, ``resolve_data_config`` finds its config.
 
     Args:
         model: Any timm classifier; it is hooked, not copied.
         criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy, with
-            one class binary cross-entropy.
+            one class binary cross-entropy. Its own parameters are trained, and not saved.
         mixer: How batches are mixed, the same as the collator's; default AlignMix.
         label_smoothing: For class-index labels in training, in [0, 1).
         num_classes: Default ``model.num_classes``, also after ``reset_classifier``.
