@@ -13,7 +13,7 @@ from .mixers import AlignMixup, MixDraw, Mixed, Mixer, drawn, mix_batch
 from .mixers.option_names import check_option_names
 from .params import MixParams
 from .targets import DenseCrossEntropy, check_criterion, check_num_classes, check_smoothing, dense_loss, dense_targets
-from .timm_interface import TimmInterface
+from .timm_interface import TransparentWrapper
 
 _NAMES = ("loss", "logits", "targets")
 
@@ -66,17 +66,18 @@ pytree.register_pytree_node(
 )
 
 
-class AlignMixModel(TimmInterface):
+class AlignMixModel(TransparentWrapper):
     """A timm classifier that trains with AlignMix on batches of :class:`alignmix_timm.AlignMixCollator`.
 
     ``model(**batch)`` returns loss, logits and, in training, the targets that belong to the logits. In eval mode it is
-    the plain model. ``state_dict`` has the keys of the timm model. timm's tools take it for the network:
-    ``create_optimizer_v2(model, ...)`` makes the same groups of parameters, ``resolve_data_config`` finds its config.
+    the plain model. ``state_dict`` has the keys of the timm model, and the parts have their names: PEFT and
+    ``torch.distributed.checkpoint`` find them. timm's tools take it for the network: ``create_optimizer_v2(model,
+    ...)`` makes the same groups of parameters, ``resolve_data_config`` finds its config.
 
     Args:
         model: Any timm classifier; it is hooked, not copied.
         criterion: ``criterion(logits, targets)`` with float targets [B, C]; default cross-entropy, with
-            one class binary cross-entropy.
+            one class binary cross-entropy. Its own parameters are trained, and not saved.
         mixer: How batches are mixed, the same as the collator's; default AlignMix.
         label_smoothing: For class-index labels in training, in [0, 1).
         num_classes: Default ``model.num_classes``, also after ``reset_classifier``.
@@ -100,9 +101,7 @@ class AlignMixModel(TimmInterface):
         num_classes: int | None = None,
         **options: Unpack[AttachOptions],
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.criterion = DenseCrossEntropy() if criterion is None else criterion
+        super().__init__(model, DenseCrossEntropy() if criterion is None else criterion)
         self.mixer = AlignMixup() if mixer is None else mixer
         self._num_classes = num_classes
         check_option_names(options, AttachOptions.__annotations__)
@@ -110,13 +109,6 @@ class AlignMixModel(TimmInterface):
         check_smoothing(label_smoothing)
         self.label_smoothing = label_smoothing
         self.hooks = attach(model, root=self, layers=self.mixer.feature_layers, **options)
-        self.register_state_dict_post_hook(_drop_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
-
-    @property
-    def network(self) -> nn.Module:
-        """The timm model."""
-        return self.model
 
     @property
     def num_classes(self) -> int:
@@ -182,19 +174,3 @@ class AlignMixModel(TimmInterface):
         """Remove the hooks and return the plain timm model."""
         self.hooks.detach()
         return self.model
-
-
-def _drop_prefix(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
-    """Save under the keys of the timm model, and nothing else."""
-    for key in [key for key in state if key.startswith(prefix)]:
-        value, name = state.pop(key), key.removeprefix(prefix)
-        if name.startswith("model."):
-            state[prefix + name.removeprefix("model.")] = value
-
-
-def _add_prefix(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load under the keys of the timm model; the criterion stays as it was built."""
-    for key in [key for key in state if key.startswith(prefix)]:
-        state[f"{prefix}model.{key.removeprefix(prefix)}"] = state.pop(key)
-    if isinstance(criterion := getattr(module, "criterion", None), nn.Module):
-        state.update(criterion.state_dict(prefix=f"{prefix}criterion."))

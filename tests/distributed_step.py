@@ -13,7 +13,9 @@ from pathlib import Path
 import timm
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -86,6 +88,9 @@ def main() -> None:
         }
         record = {"mix": batch["mix"], "loss": loss.detach(), "gradients": gradients, "kept": kept}
         torch.save(record, out / f"{step}_{rank}.pt")
+    if kind == "fsdp":
+        weights, state = get_state_dict(model, optimizer)
+        dcp.save({"model": weights, "optimizer": state}, checkpoint_id=out / "checkpoint")
     dist.destroy_process_group()
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from distributed_step import build, examples, forward
 from launcher import ENVIRONMENT, launcher
+from torch.distributed.checkpoint.state_dict import get_state_dict
 
 from alignmix_timm import MODES, MixParams
 from alignmix_timm.collate import AlignMixCollator
@@ -45,3 +47,27 @@ def test_gradients_equal_those_of_one_process(tmp_path: Path, kind: str, modes: 
         assert all(("head." if mode == "clean" else "decoder.") in name for name in left_out)
         if left_out:
             assert [record["kept"] for record in records] == [left_out, left_out]
+    if kind == "fsdp":
+        check_checkpoint(tmp_path, len(modes))
+
+
+def check_checkpoint(folder: Path, steps: int) -> None:
+    """The sharded weights and momentum, read by one process, have the names of the timm model, and their values."""
+    model = build("fsdp")
+    expected = {name: value.clone() for name, value in model.state_dict().items()}  # the steps were taken back
+    momentum = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
+    for step in range(steps):
+        gradients = torch.load(folder / f"{step}_0.pt", weights_only=False)["gradients"]
+        for name, value in model.named_parameters():
+            decayed = gradients[name] + 0.1 * value.detach()
+            momentum[name] = decayed if step == 0 else 0.9 * momentum[name] + decayed
+    for value in model.parameters():
+        value.grad = torch.zeros_like(value)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
+    optimizer.step()
+    weights, state = get_state_dict(model, optimizer)
+    dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder / "checkpoint")
+    model.model.load_state_dict(weights)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+    for name, value in momentum.items():
+        torch.testing.assert_close(state["state"][name]["momentum_buffer"], value)

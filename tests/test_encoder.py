@@ -114,7 +114,7 @@ def test_alignment_matters_before_a_flattened_embedding_and_not_before_pooling()
 def test_what_is_published_is_the_plain_encoder(tmp_path: Path, variational: bool) -> None:
     """Weights and cost of inference are those of the plain classifier, and the registry builds it again."""
     model = Autoencoder(encoder(), (3, 32, 32), variational=variational, decoder_width=8).eval()
-    assert ("classifier.model.deviation.weight" in dict(model.named_parameters())) == variational  # as in checkpoints
+    assert ("classifier.deviation.weight" in dict(model.named_parameters())) == variational  # as in checkpoints
     plain = encoder()
     args = {name: value for name, value in NARROW.items() if name != "num_classes"}
     save_for_timm(model, tmp_path / "model", list("abcde"), DATA, args)

@@ -61,7 +61,7 @@ def test_weights_that_are_not_one_for_each_mode(weights: Any) -> None:
 @pytest.mark.parametrize(
     "criterion",
     [nn.NLLLoss(), nn.MultiMarginLoss(), timm.loss.LabelSmoothingCrossEntropy(), nn.functional.nll_loss],
-    ids=str,
+    ids=["NLLLoss", "MultiMarginLoss", "LabelSmoothingCrossEntropy", "nll_loss"],
 )
 def test_a_loss_of_class_indices(criterion: Any) -> None:
     model = AlignMixModel(network(), criterion, input_size=(3, 32, 32))

@@ -135,7 +135,7 @@ class Autoencoder(TimmInterface):
         return model.net if self.variational else model
 
     @property
-    def network(self) -> Encoder:
+    def _network(self) -> Encoder:
         """The encoder, for timm's tools."""
         return self.net
 

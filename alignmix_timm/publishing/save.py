@@ -110,7 +110,8 @@ def unwrap(model: nn.Module) -> Any:
     """
     inner: nn.Module | None = model
     while inner is not None and "pretrained_cfg" not in vars(inner):
-        inner = next((inner._modules[name] for name in _WRAPPED if name in inner._modules), None)
+        parts = {**vars(inner), **inner._modules}  # the network of an AlignMixModel is no submodule of it
+        inner = next((parts[name] for name in _WRAPPED if isinstance(parts.get(name), nn.Module)), None)
     if inner is None:
         raise ValueError(f"model must be a timm model, or a wrapper of one, got {type(model).__name__}.")
     return inner
