@@ -202,15 +202,14 @@ class Trainer:
         run, result = self.run, self.evaluator.all()
         self.journal.write("eval", run.step, {"epoch": run.step / run.plan.steps_per_epoch, **result})
         self.journal.keep("reliability", run.step, self.evaluator.bins)
-        improved = result[run.metric] > run.best.get(run.metric, -1.0)
-        if improved:
+        if result[run.metric] > run.best.get(run.metric, -1.0):
             run.best = {"step": run.step, **result}
-        self._save(improved)
+        self._save()
         self.export.push_if_due(result)
         return result
 
-    def _save(self, best: bool = False) -> None:
-        self.run.save(best)
+    def _save(self) -> None:
+        self.run.save()
         self.metrics.restart_clock()
 
     def _finish(self, result: dict[str, float]) -> None:
