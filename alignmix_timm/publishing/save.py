@@ -88,6 +88,7 @@ def save_for_timm(
         described = json.loads(path.read_text())  # timm notes the size that a model was built for
         described["pretrained_cfg"] |= data
         described["model_args"] = {**described.get("model_args", {}), **args, **(model_args or {})}
+        described["model_args"].pop("num_classes", None)  # transformers passes it as well, by its number of labels
         path.write_text(json.dumps(described, indent=2))
         (partial / PROVENANCE).write_text(json.dumps(origin, indent=2))
 
