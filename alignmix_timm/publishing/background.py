@@ -41,7 +41,7 @@ class Uploads:
         self.wait()
         model = self.folder / push.EXPORTS / f"step-{step:08d}"
         try:
-            for old in self.folder.glob(f"{push.EXPORTS}/*"):
+            for old in self.folder.glob(f"{push.EXPORTS}/step-*"):
                 shutil.rmtree(old)
             save(model)
         except Exception as error:  # whatever it is, the run goes on
