@@ -47,6 +47,13 @@ class OptimizationOptions(OptionGroup):
     compile: bool = option(False, "compile the network")
     seed: int = option(0, "everything random follows from it")
 
+    def check(self) -> None:
+        if self.sched != "none" and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs must be less than epochs, got {self.warmup_epochs} of {self.epochs}: the learning rate "
+                "would never reach its peak."
+            )
+
 
 @dataclass
 class RunOptions(OptionGroup):
