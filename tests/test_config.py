@@ -245,3 +245,19 @@ def test_changed_options_are_told_with_both_values(tmp_path: Path, caplog: pytes
     check_changes(TrainConfig(data="a", epochs=3, lr=0.2, mixers=["cutmix"]), tmp_path)
     told = "epochs 2, got 3; lr 0.1, got 0.2"
     assert f"Other options than in {tmp_path}: mixers ['alignmix'], got ['cutmix']; {told}." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"push_branch": "trial"}, "push_branch needs push_to_hub"),
+        ({"push_branch": "", "push_to_hub": "a/b"}, "the branch must be named as in git"),
+        ({"push_branch": "my trial", "push_to_hub": "a/b"}, "the branch must be named as in git"),
+        ({"push_branch": "a//b", "push_to_hub": "a/b"}, "the branch must be named as in git"),
+        ({"push_branch": "user/trial-1.0_b", "push_to_hub": "a/b"}, ""),
+    ],
+)
+def test_the_branch_to_publish_on(options: dict[str, Any], message: str) -> None:
+    config = TrainConfig(data="a", **options)
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        config.check()

@@ -305,7 +305,7 @@ def test_an_evaluation_that_is_no_number_is_not_saved(data: str, tmp_path: Path)
     trained = Run(config(data, tmp_path, model_ema=True, model_ema_decay=1.0))
     with torch.no_grad():
         trained.ema.module.fc.weight.fill_(3e38)
-    with pytest.raises(FloatingPointError, match="ema_loss of the evaluation.* is not finite after step 5"):
+    with pytest.raises(FloatingPointError, match=r"ema_loss of the evaluation.* is not finite after step 5"):
         Trainer(trained).fit()
     assert not (tmp_path / "checkpoints").exists()
 
