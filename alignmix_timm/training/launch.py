@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 from accelerate import Accelerator
 
-from .config import TrainConfig
-
 _INSTEAD = {  # settings of Accelerate's launcher that the engine has options for
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "Pass --micro-batch-size: --batch-size counts the accumulated images",
     "ACCELERATE_GRADIENT_CLIPPING": "Pass --clip-grad",
@@ -35,14 +33,17 @@ def check_environment(environment: Mapping[str, str] = os.environ) -> None:
         raise ValueError("ACCELERATE_MIXED_PRECISION must be no, fp16 or bf16, got 'fp8'.")
 
 
-def start_processes(config: TrainConfig) -> Accelerator:
+def start_processes(mixed_precision: str | None = None) -> Accelerator:
     """Let the processes of a run find each other, and check that they are as many, and as precise, as was asked for.
+
+    Args:
+        mixed_precision: ``no``, ``fp16`` or ``bf16``; None is as the launcher says.
 
     Raises:
         ValueError: they are not; the message says what to type.
     """
     check_environment()
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = Accelerator(mixed_precision=mixed_precision)
     launched = next((int(size) for name in _SIZES if (size := os.environ.get(name, "")).isdigit()), 1)
     if launched != accelerator.num_processes:
         raise ValueError(

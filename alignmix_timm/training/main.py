@@ -52,7 +52,7 @@ def run(config: TrainConfig) -> dict[str, float]:
     """
     config.check()
     check_names(config)  # before the data are loaded, which may take hours
-    accelerator = start_processes(config)
+    accelerator = start_processes(config.mixed_precision)
     if config.dry_run:
         with temporary_folder(Path(f"{config.output}-dry-run"), accelerator) as folder:
             return _dry_run(config, folder, accelerator)
