@@ -33,6 +33,7 @@ from alignmix_timm.training.build import build_model, check_model
 from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.console import wrapped
 from alignmix_timm.training.errors import told_in_a_sentence
+from alignmix_timm.training.launch import start_processes
 from alignmix_timm.training.option_ranges import check_ranges
 from alignmix_timm.training.parsing import OneLineParser
 from alignmix_timm.training.run_folder import make_folder
@@ -55,7 +56,7 @@ def compare(args: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: the options, the data and the model do not go together.
     """
-    accelerator = Accelerator()
+    accelerator = start_processes()
     train, test, names = load(args.data, args.image_size, args.image_column, args.label_column)
     train = train.subset(args.train_size, args.seed, args.augment)
     check_enough(train, args.batch_size, accelerator.num_processes)

@@ -80,6 +80,9 @@ def main(folder: Path) -> None:
         else:
             save_for_timm(model, folder / name, LABELS, preprocessing(number), args)
             print(upload(folder / name, repo_id, tag="v1"))
+        if name == "test_vit":
+            print(upload(folder / name, repo_id, branch="user/trial"))
+            print(upload(folder / name, repo_id, tag="v2", branch="user/trial"))  # which is there now
         plain = timm.create_model(architecture, num_classes=len(LABELS), **args).eval()
         plain.load_state_dict(state)
         with torch.no_grad():

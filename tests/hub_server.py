@@ -7,6 +7,7 @@ user writes to the user's repositories. ``server.failures`` makes steps fail, by
 import base64
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import yaml
 
@@ -26,17 +28,19 @@ NAME = r"(?P<repo>[\w.-]+/[\w.-]+)"
 
 @dataclass
 class Repository:
-    """Commits are (id, files), the newest last; a tag names one."""
+    """Commits are (id, files), the newest last: of main, and of branches by name. A tag names one."""
 
     private: bool = False
     commits: list[tuple[str, dict[str, bytes]]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    branches: dict[str, list[tuple[str, dict[str, bytes]]]] = field(default_factory=dict)
 
-    def commit(self, files: dict[str, bytes]) -> str:
-        digest = hashlib.sha1(json.dumps([len(self.commits), sorted(files)]).encode())
+    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
+        commits = self.branches.get(branch, self.commits)
+        digest = hashlib.sha1(json.dumps([branch, len(commits), sorted(files)]).encode())
         for name in sorted(files):
             digest.update(files[name])
-        self.commits.append((digest.hexdigest(), files))
+        commits.append((digest.hexdigest(), files))
         return digest.hexdigest()
 
     @property
@@ -48,8 +52,10 @@ class Repository:
         return self.commits[-1][1]
 
     def at(self, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        wanted = self.head if revision == "main" else self.tags.get(revision, revision)
-        return next((commit for commit in self.commits if commit[0] == wanted), None)
+        if revision == "main" or revision in self.branches:
+            return self.branches.get(revision, self.commits)[-1]
+        wanted, commits = self.tags.get(revision, revision), itertools.chain(self.commits, *self.branches.values())
+        return next((commit for commit in commits if commit[0] == wanted), None)
 
 
 class Failure:
@@ -130,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
             for method, pattern, step in ROUTES:
                 if (found := re.fullmatch(pattern, path)) and self.command in method:
                     self.server.requests.append((step, path))
-                    return self._perform(step, found.groupdict())
+                    return self._perform(step, {name: unquote(value) for name, value in found.groupdict().items()})
         self._send(404, {"error": "Not Found"})
 
     def _perform(self, step: str, parts: dict[str, str]) -> None:
@@ -217,9 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, repo: str, revision: str = "main") -> tuple[int, Any, dict[str, str]]:
         found = self._readable(repo)
-        commit = found.at(revision)
-        if commit is None:
-            raise _Error(404, "Revision not found", "RevisionNotFound")
+        commit = self._at(found, revision)
         siblings = [{"rfilename": name} for name in commit[1]]
         return 200, {"id": repo, "sha": commit[0], "private": found.private, "siblings": siblings}, {}
 
@@ -236,7 +240,7 @@ class _Handler(BaseHTTPRequestHandler):
         return (400, {"errors": errors, "warnings": []}, {}) if errors else (200, {"errors": [], "warnings": []}, {})
 
     def _preupload(self, repo: str, revision: str) -> tuple[int, Any, dict[str, str]]:
-        present, files = self._writable(repo).files, []
+        (_, present), files = self._at(self._writable(repo), revision), []
         for file in json.loads(self.body)["files"]:
             mode = "lfs" if file["path"].endswith(".safetensors") else "regular"
             entry = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
@@ -264,7 +268,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _commit(self, repo: str, revision: str) -> tuple[int, Any, dict[str, str]]:
         found = self._writable(repo)
-        files, parent = dict(found.files), None
+        head, present = self._at(found, revision)
+        files, parent = dict(present), None
         for line in map(json.loads, self.body.splitlines()):
             value = line["value"]
             if line["key"] == "header":
@@ -275,25 +280,33 @@ class _Handler(BaseHTTPRequestHandler):
                 if (repo, value["oid"]) not in self.server.blobs:
                     raise _Error(400, "this LFS file was never uploaded")
                 files[value["path"]] = self.server.blobs[repo, value["oid"]]
-        if parent is not None and parent != found.head:
+        if parent is not None and parent != head:
             raise _Error(412, "A commit has happened since. Please refresh and try again.")
-        oid = found.commit(files)
+        oid = found.commit(files, revision)
         return 200, {"commitUrl": f"{self.server.url}/{repo}/commit/{oid}", "commitOid": oid, "success": True}, {}
 
     def _tag(self, repo: str, revision: str) -> tuple[int, Any, dict[str, str]]:
         found, name = self._writable(repo), json.loads(self.body)["tag"]
         if name in found.tags:
             raise _Error(409, "Tag reference exists already")
+        found.tags[name] = self._at(found, revision)[0]
+        return 200, {}, {}
+
+    def _branch(self, repo: str, branch: str) -> tuple[int, Any, dict[str, str]]:
+        found = self._writable(repo)
+        if branch == "main" or branch in found.branches:
+            raise _Error(409, "Reference already exists")
+        found.branches[branch] = list(found.commits)
+        return 200, {}, {}
+
+    def _at(self, found: Repository, revision: str) -> tuple[str, dict[str, bytes]]:
         commit = found.at(revision)
         if commit is None:
             raise _Error(404, "Revision not found", "RevisionNotFound")
-        found.tags[name] = commit[0]
-        return 200, {}, {}
+        return commit
 
     def _resolve(self, repo: str, revision: str, path: str) -> tuple[int, Any, dict[str, str]]:
-        commit = self._readable(repo).at(revision)
-        if commit is None:
-            raise _Error(404, "Revision not found", "RevisionNotFound")
+        commit = self._at(self._readable(repo), revision)
         if path not in commit[1]:
             raise _Error(404, "Entry not found", "EntryNotFound")
         return 200, commit[1][path], {"X-Repo-Commit": commit[0], "ETag": f'"{_object_id(commit[1][path], "lfs")}"'}
@@ -315,6 +328,7 @@ ROUTES: list[tuple[str, str, str]] = [
     ("POST", rf"/{NAME}\.git/info/lfs/objects/batch", "batch"),
     ("PUT", rf"/lfs/{NAME}/(?P<oid>\w+)", "put"),
     ("POST", rf"/api/models/{NAME}/commit/(?P<revision>[^/]+)", "commit"),
+    ("POST", rf"/api/models/{NAME}/branch/(?P<branch>[^/]+)", "branch"),
     ("POST", rf"/api/models/{NAME}/tag/(?P<revision>[^/]+)", "tag"),
     ("GET HEAD", rf"/{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", "resolve"),
 ]

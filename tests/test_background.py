@@ -25,10 +25,10 @@ def test_an_upload_that_fails_says_how_to_repeat_it(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     folder, said = tmp_path / "my run", list[str]()
     folder.mkdir()
-    uploads = compiled(optimize).Uploads(folder, "alice/net", True, said.append)
+    uploads = compiled(optimize).Uploads(folder, "alice/net", True, said.append, "user/trial")
     uploads.start(folder / "model")
     uploads.wait()
-    repeat = f"repeat with: alignmix-timm push '{folder}' alice/net --private"
+    repeat = f"repeat with: alignmix-timm push '{folder}' alice/net --private --branch user/trial"
     assert len(said) == 1
     assert said[0].startswith("model was not pushed to alice/net; the run goes on. ImportError: no torch today")
     assert said[0].endswith(repeat)

@@ -1,15 +1,17 @@
 """Options: layers, types, and what is refused."""
 
+import contextlib
 import re
 import typing
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
-from alignmix_timm.training.config import GROUPS, TrainConfig, parse_config
+from alignmix_timm.training.config import GROUPS, TrainConfig, parse_config, read_yaml
 from alignmix_timm.training.mixing import build_mixer
+from alignmix_timm.training.option_changes import changes, check_changes
 from alignmix_timm.training.option_ranges import _INTERVALS
 from alignmix_timm.training.options import Role, names_of
 
@@ -228,3 +230,63 @@ def test_arguments_of_mixers_are_typed_and_a_mixer_given_twice_is_drawn_twice_as
     assert [part.name for part in mixer.mixers] == ["cutmix", "alignmix"]
     assert list(mixer.probabilities) == [2, 1]
     assert mixer.mixers[0].alpha == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "sched", "refused"),
+    [
+        (2, 5, "cosine", True),
+        (2, 2, "step", True),
+        (1, 1, "poly", True),
+        (2, 1, "cosine", False),
+        (2, 5, "none", False),
+    ],
+)
+def test_a_warm_up_ends_before_the_run(epochs: int, warmup: int, sched: Any, refused: bool) -> None:
+    config = TrainConfig(data="a", epochs=epochs, warmup_epochs=warmup, sched=sched)
+    with (
+        pytest.raises(ValueError, match=rf"warmup_epochs must be less than epochs, got {warmup} of {epochs}")
+        if refused
+        else contextlib.nullcontext()
+    ):
+        config.check()
+
+
+def test_paths_are_saved_as_absolute_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "weights.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for data, saved in (("images", "images"), ("./images/", "images"), ("~/images", "images")):
+        TrainConfig(data=data, initial_checkpoint="weights.pt").save(tmp_path / "config.yaml")
+        values = read_yaml(tmp_path / "config.yaml")
+        assert Path(values["data"]) == tmp_path / saved
+        assert values["initial_checkpoint"] == str(tmp_path / "weights.pt")
+        assert not changes(TrainConfig(data="images", initial_checkpoint=values["initial_checkpoint"]), tmp_path)
+    for data in ("uoft-cs/cifar10", "", "no/such/folder"):  # on the Hub, or nowhere
+        TrainConfig(data=data, initial_checkpoint="hf-hub:a/b").save(tmp_path / "config.yaml")
+        assert read_yaml(tmp_path / "config.yaml")["data"] == data
+        assert read_yaml(tmp_path / "config.yaml")["initial_checkpoint"] == "hf-hub:a/b"
+
+
+def test_changed_options_are_told_with_both_values(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    TrainConfig(data="a", epochs=2, lr=0.1, mixers=["alignmix"]).save(tmp_path / "config.yaml")
+    check_changes(TrainConfig(data="a", epochs=3, lr=0.2, mixers=["cutmix"]), tmp_path)
+    told = "epochs 2, got 3; lr 0.1, got 0.2"
+    assert f"Other options than in {tmp_path}: mixers ['alignmix'], got ['cutmix']; {told}." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"push_branch": "trial"}, "push_branch needs push_to_hub"),
+        ({"push_branch": "", "push_to_hub": "a/b"}, "the branch must be named as in git"),
+        ({"push_branch": "my trial", "push_to_hub": "a/b"}, "the branch must be named as in git"),
+        ({"push_branch": "a//b", "push_to_hub": "a/b"}, "the branch must be named as in git"),
+        ({"push_branch": "user/trial-1.0_b", "push_to_hub": "a/b"}, ""),
+    ],
+)
+def test_the_branch_to_publish_on(options: dict[str, Any], message: str) -> None:
+    config = TrainConfig(data="a", **options)
+    with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+        config.check()

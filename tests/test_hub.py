@@ -65,7 +65,10 @@ def test_a_dozen_families_and_all_forms_come_back_bit_by_bit(hub: Hub, published
     usage = hub.repositories["alice/test_vit"].files["README.md"].decode().split("```")[1]
     (published / "usage.py").write_text(usage.removeprefix("python\n"))
     Image.new("L", (90, 70), 128).save(published / "image.jpg")
-    few = ["alice/test_vit@v1", f"alice/bf16@{revision}"]
+    few = ["alice/test_vit@v1", "alice/test_vit@user/trial", "alice/test_vit@v2", f"alice/bf16@{revision}"]
+    trial = hub.repositories["alice/test_vit"].branches["user/trial"]
+    assert len(trial) == 3  # the two of main, and one: the second push changed nothing
+    assert 'timm.create_model("hf-hub:alice/test_vit@user/trial", ' in trial[-1][1]["README.md"].decode()
     printed = run([TESTS / "hub_loader.py", expected, *names, *few], online, cwd=published)
     assert "'naïve: dog': 0." in printed.splitlines()[-1]
     assert {line.removeprefix("loaded ") for line in printed.splitlines() if line.startswith("loaded")} >= names

@@ -4,11 +4,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torch.distributed as dist
+from PIL import Image
 from safetensors.torch import load_file
 from timm.models import model_entrypoint
 from timm.utils import ModelEmaV3
@@ -179,3 +181,25 @@ def test_a_model_evaluated_at_another_size_than_it_was_built_for(tmp_path: Path)
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     assert config["pretrained_cfg"]["input_size"] == [3, 64, 64]
     assert config["model_args"]["img_size"] == [64, 64]  # by which timm sets the size
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("test_resnet", {}),
+        ("test_vit", {"img_size": 64}),
+        ("alignmix_encoder", {"backbone": "test_resnet", "img_size": 64, "grid": 2, "embed_dim": 16}),
+    ],
+)
+def test_transformers_pipeline_gives_the_scores_of_timm(name: str, args: dict[str, Any], tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    net = timm.create_model(name, num_classes=3, **args).eval()
+    data = {**DATA, "interpolation": "bicubic", "crop_mode": "center"}
+    save_for_timm(net, tmp_path / "model", NAMES, data, args)
+    image = Image.effect_noise((64, 64), 80).convert("RGB")
+    found = transformers.pipeline("image-classification", model=str(tmp_path / "model"))(image)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(data, model=net))
+    with torch.no_grad():
+        scores = dict(zip(NAMES, net(transform(image)[None]).softmax(1)[0].tolist(), strict=True))
+    assert {one["label"]: one["score"] for one in found} == pytest.approx(scores, abs=1e-5)

@@ -29,6 +29,7 @@ from alignmix_timm.training.journal import read_journal
 from alignmix_timm.training.main import run
 from alignmix_timm.training.mixing import build_mixer
 from alignmix_timm.training.run import Run
+from alignmix_timm.training.trainer import Trainer
 
 SMALL: dict[str, Any] = dict(model="test_resnet", img_size=32, batch_size=32, epochs=1, workers=0, log_every=1, lr=0.05)
 
@@ -289,6 +290,25 @@ def test_weights_that_are_no_numbers_stop_the_run_and_keep_the_last_checkpoint(d
     assert run(config(data, tmp_path / "sane", resume=str(tmp_path), decay_rate=0.1, **options))["rows"] == 61
 
 
+@pytest.mark.parametrize("spoilt", ["weight", "running_var"])
+def test_ema_weights_that_are_no_numbers_stop_the_run(data: str, tmp_path: Path, spoilt: str) -> None:
+    trained = Run(config(data, tmp_path, model_ema=True, model_ema_decay=0.5))
+    name = next(name for name in trained.ema.module.state_dict() if name.endswith(spoilt))
+    trained.ema.module.state_dict()[name].view(-1)[0] = math.nan
+    with pytest.raises(FloatingPointError, match="an EMA weight is not finite after step 1"):
+        Trainer(trained).fit()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_evaluation_that_is_no_number_is_not_saved(data: str, tmp_path: Path) -> None:
+    """Weights and training losses are finite, and the statistics of batch norm overflow in the evaluation."""
+    trained = Run(config(data, tmp_path))
+    next(value for name, value in trained.net.named_buffers() if name.endswith("running_mean")).fill_(-3e38)
+    with pytest.raises(FloatingPointError, match=r"loss of the evaluation.* is not finite after step 5"):
+        Trainer(trained).fit()
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_a_finished_run_and_another_run_are_noticed(data: str, tmp_path: Path) -> None:
     result = run(config(data, tmp_path))
     assert run(config(data, tmp_path, resume="auto")) == result
@@ -358,7 +378,7 @@ def test_errors_of_set_up_are_one_line(data: str, tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(("number", "processes"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(("number", "processes"), [(signal.SIGUSR1, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_signal_saves_and_ends_the_run(data: str, tmp_path: Path, number: int, processes: int) -> None:
     line = command(Path(data), tmp_path, processes, epochs=500, checkpoint_every=10_000, eval_every=500)
     process = launch(line)
@@ -427,13 +447,23 @@ def test_evaluation_counts_each_row_once_and_leaves_training_as_it_was(data: str
     assert result == evaluator.all()
 
 
-def test_trackers_get_the_metrics(data: str, tmp_path: Path) -> None:
+def test_trackers_get_the_metrics_once_also_after_a_kill(data: str, tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    run(config(data, tmp_path, trackers=["tensorboard"]))
-    read = events.EventAccumulator(str(next(tmp_path.glob("alignmix/events*")).parent))
-    read.Reload()
-    tracked = [round(point.value, 5) for point in read.Scalars("train/loss")]
-    assert tracked == [round(line["loss"], 5) for line in records(tmp_path, "train")]
+    options: dict[str, Any] = dict(trackers=["tensorboard"], checkpoint_every=3)
+    run(config(data, tmp_path, **options))
+    for lost in ("step-00000005", "step-00000003"):  # as if killed before them
+        tracked: dict[str, list[tuple[int, float]]] = {"train/loss": [], "eval/top1": [], "effect/alignment_effect": []}
+        for file in tmp_path.glob("alignmix/events*"):
+            read = events.EventAccumulator(str(file))
+            read.Reload()
+            for name in set(read.Tags()["scalars"]) & set(tracked):
+                tracked[name] += [(point.step, round(point.value, 5)) for point in read.Scalars(name)]
+        for name, points in tracked.items():
+            kind, metric = name.split("/")
+            assert sorted(points) == [(line["step"], round(line[metric], 5)) for line in records(tmp_path, kind)]
+        assert [line["step"] for line in records(tmp_path, "effect")] == [0, 5]
+        shutil.rmtree(tmp_path / "checkpoints" / lost)
+        run(config(data, tmp_path, resume="auto", **options))
 
 
 def test_a_tracker_that_is_not_installed_is_refused(data: str, tmp_path: Path) -> None:

@@ -18,13 +18,15 @@ class Uploads:
 
     Args:
         folder: Of the run; output goes to ``push.log`` in it.
-        repo_id, private: See :func:`alignmix_timm.push_to_hub`.
+        repo_id, private, branch: See :func:`alignmix_timm.push_to_hub`.
         say: Prints a line for the reader.
     """
 
-    def __init__(self, folder: Path, repo_id: str, private: bool, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, repo_id: str, private: bool, say: Callable[[str], None], branch: str | None = None
+    ) -> None:
         self.folder, self.repo_id, self.say = folder, repo_id, say
-        self._where = [repo_id, *(["--private"] if private else [])]
+        self._where = [repo_id, *(["--private"] if private else []), *(["--branch", branch] if branch else [])]
         self._running: subprocess.Popen[bytes] | None = None
         self._what = ""
 
@@ -41,7 +43,7 @@ class Uploads:
         self.wait()
         model = self.folder / push.EXPORTS / f"step-{step:08d}"
         try:
-            for old in self.folder.glob(f"{push.EXPORTS}/*"):
+            for old in self.folder.glob(f"{push.EXPORTS}/step-*"):
                 shutil.rmtree(old)
             save(model)
         except Exception as error:  # whatever it is, the run goes on

@@ -41,8 +41,8 @@ _NOTE = re.compile(r"<!-- alignmix-timm: metadata (\{.*\}) -->")  # what was gen
 _SHOWN_LABELS = 20
 
 
-def make_card(folder: str | Path, repo_id: str) -> ModelCard:
-    """The card of a folder of :func:`alignmix_timm.save_for_timm`, as it would be in this repository."""
+def make_card(folder: str | Path, repo_id: str, branch: str | None = None) -> ModelCard:
+    """The card of a folder of :func:`alignmix_timm.save_for_timm`, as it would be on this branch of a repository."""
     config = json.loads((Path(folder) / CONFIG).read_text())
     run = json.loads((Path(folder) / PROVENANCE).read_text())["run"]
     provenance = None if run is None else Provenance.from_dict(run)
@@ -58,6 +58,7 @@ def make_card(folder: str | Path, repo_id: str) -> ModelCard:
         end=END,
         name=repo_id.partition("/")[2] or repo_id,
         repo_id=repo_id,
+        revision="" if branch in (None, "main") else f"@{branch}",
         architecture=plain(config["architecture"]),
         needs_package=needs_package(config["architecture"]),
         classes=config["num_classes"],

@@ -25,15 +25,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("repo_id", metavar="USER/NAME", help="repository; made if there is none")
     parser.add_argument("--private", action="store_true", help="only you can see a new repository")
     parser.add_argument("--tag", help="tag for this revision, to load hf-hub:USER/NAME@TAG")
+    parser.add_argument("--branch", help="push to this branch, which is made if there is none; default main")
     parser.add_argument("--dry-run", action="store_true", help="check the model and print its card, offline")
     args = parser.parse_args(argv)
     try:
         folder = find_model(Path(args.folder))
         if args.dry_run:
             check_name(args.repo_id)
-            print(check_folder(folder), make_card(folder, args.repo_id), sep="\n\n")
+            print(check_folder(folder), make_card(folder, args.repo_id, args.branch), sep="\n\n")
         else:
-            print(f"Published: {push_to_hub(folder, args.repo_id, private=args.private, tag=args.tag)}")
+            where = {"private": args.private, "tag": args.tag, "branch": args.branch}
+            print(f"Published: {push_to_hub(folder, args.repo_id, **where)}")
     except (PushError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

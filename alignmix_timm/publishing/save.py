@@ -50,7 +50,7 @@ def save_for_timm(
     Args:
         model: A timm model, or its AlignMixModel, Autoencoder, DDP, compiled or EMA form, in any precision and
             memory format; it is copied, and stays as it is.
-        folder: Replaced as a whole.
+        folder: Made, or replaced as a whole if it is one of this function; a link to a folder stays.
         label_names: Names of the classes.
         data: Input size (C, H, W), mean, std, interpolation and crop of the evaluation.
         model_args: Arguments of ``timm.create_model`` that the architecture needs, such as ``img_size``.
@@ -58,10 +58,12 @@ def save_for_timm(
         provenance: What the card is to say; without it, the card only says how to use the model.
 
     Raises:
-        ValueError: no timm model within; not as many names as classes;
+        ValueError: no timm model within; not as many names as classes; the folder holds something else;
             weights or ``dtype`` of another precision than those of ``TOLERANCE``.
         OSError: not written, such as on a full disk; the folder is as it was.
     """
+    folder = Path(folder).resolve()
+    check_replaceable(folder)
     copied = copy.deepcopy(unwrap(model)).eval()
     detach(copied)
     if len(label_names) != copied.num_classes:
@@ -88,10 +90,11 @@ def save_for_timm(
         described = json.loads(path.read_text())  # timm notes the size that a model was built for
         described["pretrained_cfg"] |= data
         described["model_args"] = {**described.get("model_args", {}), **args, **(model_args or {})}
+        described["model_args"].pop("num_classes", None)  # transformers passes it as well, by its number of labels
         path.write_text(json.dumps(described, indent=2))
         (partial / PROVENANCE).write_text(json.dumps(origin, indent=2))
 
-    _replace(Path(folder), write)
+    _replace(folder, write)
 
 
 def load_for_timm(folder: str | Path) -> Any:
@@ -178,9 +181,33 @@ def _evaluated_by(data: dict[str, Any], net: Any, provenance: Provenance | None)
     return {**kept, **data, **licensed, "num_classes": net.num_classes}
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise ValueError if there is anything at this path but an empty folder or one of :func:`save_for_timm`."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ValueError(f"{folder} must be a folder, and is a file: pass another.")
+    found = {path.name for path in folder.iterdir()}
+    others = sorted(found - set(FILES) if _is_ours(folder / PROVENANCE) else found)
+    if others:
+        raise ValueError(
+            f"{folder} would be replaced as a whole, and holds {others[0]!r}, which was not saved for timm: pass "
+            "another folder, or move that elsewhere."
+        )
+
+
+def _is_ours(provenance: Path) -> bool:
+    try:
+        return "saved" in json.loads(provenance.read_text())
+    except (OSError, ValueError, TypeError):
+        return False
+
+
 def _replace(folder: Path, write: Callable[[Path], None]) -> None:
     """Write under another name, then rename: the folder is the old one or the new one, whole."""
     partial, old = (folder.with_name(f".{folder.name}.{name}") for name in ("partial", "old"))
+    if old.exists() and not folder.exists():  # a process was killed between the two renames
+        old.rename(folder)
     for leftover in (partial, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:

@@ -6,7 +6,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, ModelCard, get_token, hf_
 from huggingface_hub.utils import EntryNotFoundError, LocalEntryNotFoundError
 
 from .card import make_card, merge_card
-from .repo_id import check_name
+from .repo_id import check_branch, check_name
 from .save import FILES, WEIGHTS
 from .verify import check_folder
 
@@ -17,7 +17,9 @@ class PushError(RuntimeError):
     """The Hub did not take a model. The message says why, and that the repository is as it was."""
 
 
-def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, tag: str | None = None) -> str:
+def push_to_hub(
+    folder: str | Path, repo_id: str, *, private: bool = False, tag: str | None = None, branch: str | None = None
+) -> str:
     """Check a folder, write its card, and publish both; print what the check found.
 
     All files come in one commit, so that a revision of the repository is never half a model. A push can be repeated.
@@ -28,6 +30,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, tag:
         repo_id: ``USER/NAME``; made if there is none. What a person wrote in its README.md is kept.
         private: For a new repository.
         tag: A new tag of this revision, for ``hf-hub:USER/NAME@TAG``.
+        branch: Push to this one, which is made if there is none, and not to main; for ``hf-hub:USER/NAME@BRANCH``.
 
     Returns:
         Address of the commit.
@@ -37,11 +40,15 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False, tag:
         PushError: the Hub refused, or broke off.
     """
     check_name(repo_id)
+    if branch is not None:
+        check_branch(branch)
     print(check_folder(folder), flush=True)
-    return upload(Path(folder), repo_id, private=private, tag=tag)
+    return upload(Path(folder), repo_id, private=private, tag=tag, branch=branch)
 
 
-def upload(folder: Path, repo_id: str, *, private: bool = False, tag: str | None = None) -> str:
+def upload(
+    folder: Path, repo_id: str, *, private: bool = False, tag: str | None = None, branch: str | None = None
+) -> str:
     """:func:`push_to_hub` for a folder that was checked."""
     token = get_token()
     if not token:
@@ -50,16 +57,23 @@ def upload(folder: Path, repo_id: str, *, private: bool = False, tag: str | None
     try:
         api = HfApi(library_name=_LIBRARY)
         repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+        if branch is not None:
+            step = f"make the branch {branch}"
+            api.create_branch(repo_id, branch=branch, exist_ok=True)
         step = "read the present card"
-        head = api.repo_info(repo_id).sha
-        card = merge_card(_existing_card(repo_id, head), make_card(folder, repo_id))
+        head = api.repo_info(repo_id, revision=branch).sha
+        card = merge_card(_existing_card(repo_id, head), make_card(folder, repo_id, branch))
         ModelCard(card)
         files: dict[str, str | bytes] = {"README.md": card.encode()} | {name: str(folder / name) for name in FILES}
         _refuse_secrets(files, token)
         step = "upload the files"
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         commit = api.create_commit(
-            repo_id, operations, commit_message="Publish weights, card and provenance", parent_commit=head
+            repo_id,
+            operations,
+            commit_message="Publish weights, card and provenance",
+            revision=branch,
+            parent_commit=head,
         )
         if tag is not None:
             step = f"set the tag {tag}, though the commit was made"

@@ -1,7 +1,7 @@
 """Model, loss, optimizer and learning-rate schedule of a run: timm's, by its options."""
 
+import textwrap
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -21,6 +21,7 @@ from ..nearest import nearest
 from ..networks.autoencoder import Autoencoder
 from .config import TrainConfig
 from .data.transforms import check_augmentation
+from .weights import check_weights, with_weights
 
 _GRAPHS = 32  # of a compiled model, at most: one for each layer that is mixed and a few more, at two batch sizes
 
@@ -62,24 +63,18 @@ def build_model(config: TrainConfig, num_classes: int) -> Any:
         options["drop_rate"] = config.drop
     if config.drop_path is not None:
         options["drop_path_rate"] = config.drop_path
-    if config.initial_checkpoint:
-        if config.initial_checkpoint.startswith("hf-hub:"):
-            name, options["pretrained"] = config.initial_checkpoint, True
-        elif Path(config.initial_checkpoint).is_dir():
-            name, options["pretrained"] = f"local-dir:{config.initial_checkpoint}", True
-        elif not Path(config.initial_checkpoint).is_file():
-            raise ValueError(
-                f"initial_checkpoint must be hf-hub:USER/NAME, or an existing folder or file, got "
-                f"{config.initial_checkpoint!r}, which does not exist."
-            )
-        else:
-            options["checkpoint_path"] = config.initial_checkpoint
+    if config.initial_checkpoint is not None:
+        check_weights(config.initial_checkpoint)
     try:
-        net = timm.create_model(name, **options, **model_args(config))
+        options = dict(**options, **model_args(config))  # none twice
+        if config.initial_checkpoint is None:
+            net = timm.create_model(name, **options)
+        else:
+            net = with_weights(config.initial_checkpoint, name, options)
         if config.grad_checkpointing:
             net.set_grad_checkpointing(True)
     except Exception as error:  # timm, the Hub's client and torch raise many kinds
-        reason = str(error).rstrip(".")
+        reason = textwrap.shorten(str(error), 500).rstrip(".") or type(error).__name__
         raise ValueError(
             f"model {config.model!r} cannot be built: {reason}. See timm.list_models(), and --pretrained, "
             "--initial-checkpoint, --model-args."

@@ -2,8 +2,8 @@
 
 import importlib.metadata
 import json
-import os
 import platform
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,22 +14,25 @@ from accelerate import Accelerator
 from ..publishing.file_modes import follow_umask
 from .config import TrainConfig
 from .data.batches import BatchPlan
+from .durable import DELETED, delete_folder, replace_link, sync_folder, sync_tree
 from .journal import read_journal
 
 PROGRESS = "progress.json"
 
-_PARTIAL, _DELETED = ".partial", ".deleted"
+_PARTIAL, _REPLACED = ".partial", ".replaced"
 
 
 class Checkpoints:
     """The checkpoints of a run: ``checkpoints/step-00000100``, and the links ``last`` and ``best`` to two of them.
+
+    One that is saved again is first renamed to ``step-00000100.replaced``, which counts until the new one is there.
 
     Args:
         folder: Of the run.
         keep: How many to keep, besides ``best``.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int = 1) -> None:
         self.folder, self.root, self.keep = folder, folder / "checkpoints", keep
         self.best = folder / "best"
 
@@ -58,16 +61,29 @@ class Checkpoints:
 
     def latest(self) -> Path | None:
         """The newest; None if there is none."""
-        found = sorted(self.root.glob("step-*"))
-        return found[-1] if found else None
+        return next(reversed(self.all().values()), None)
 
-    def save(self, step: int, accelerator: Accelerator, write_more: Callable[[Path], None], best: bool) -> None:
+    def all(self) -> dict[int, Path]:
+        """All, by their steps, the newest last."""
+        found = dict[int, Path]()
+        for path in sorted(self.root.glob("step-*")):  # one that is being replaced after the new one
+            if name := re.fullmatch(rf"step-(\d+)({_REPLACED})?", path.name):
+                found.setdefault(int(name[1]), path)
+        return {step: found[step] for step in sorted(found)}
+
+    def save(
+        self, step: int, accelerator: Accelerator, write_more: Callable[[Path], None], best_step: int | None
+    ) -> None:
         """Save the state of all processes, and what ``write_more(folder)`` writes; call it in every process.
+
+        Args:
+            step: Optimizer steps done.
+            best_step: That of the best evaluation so far, which ``best`` links to; None before the first.
 
         Raises:
             OSError: it could not be written. What was there before is intact.
         """
-        partial, final = self.root / _PARTIAL, self._of_step(step)
+        partial = self.root / _PARTIAL
         if accelerator.is_main_process:
             self.sweep()
             partial.mkdir(parents=True)
@@ -86,85 +102,58 @@ class Checkpoints:
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             follow_umask(partial)
-            _sync(partial)
-            if final.exists():
-                _delete(final)
-            partial.rename(final)
-            _sync_folder(self.root)
-            _link(self.folder / "last", final)
-            if best:
-                _link(self.best, final)
+            sync_tree(partial)
+            self._put(partial, self.root / f"step-{step:08d}")
+            self.link(best_step)
             self._prune()
         accelerator.wait_for_everyone()
 
-    def hold_best(self, best: dict[str, float], accelerator: Accelerator) -> bool:
-        """Whether the checkpoint of the best evaluation is one of this run.
+    def link(self, best_step: int | None) -> None:
+        """Let ``last`` point to the newest checkpoint, and ``best`` to that of the best evaluation, if it is there.
 
-        The link to it is renewed: a run may have been killed before it was made.
+        Call it in the main process when a run goes on: it may have been killed after a checkpoint, before its links.
         """
-        checkpoint = self._of_step(int(best["step"])) if best else None
-        if checkpoint is None or not checkpoint.exists():
-            return False
-        if accelerator.is_main_process:
-            _link(self.best, checkpoint)
-        return True
-
-    def _of_step(self, step: int) -> Path:
-        return self.root / f"step-{step:08d}"
+        best = None if best_step is None else self.all().get(best_step)
+        for link, checkpoint in ((self.folder / "last", self.latest()), (self.best, best)):
+            if checkpoint is not None:
+                replace_link(link, checkpoint)
 
     def sweep(self) -> None:
-        """Remove what was being written or deleted when a process was killed."""
-        for leftover in (*self.root.glob(f"{_PARTIAL}*"), *self.root.glob(f"{_DELETED}*")):
+        """Remove what was being written, replaced or deleted when a process was killed."""
+        replaced = [path for path in self.root.glob(f"*{_REPLACED}") if path.with_suffix("").exists()]
+        for leftover in (*self.root.glob(f"{_PARTIAL}*"), *self.root.glob(f"{DELETED}*")):
             shutil.rmtree(leftover)
+        for leftover in replaced:
+            delete_folder(leftover)
+
+    def _put(self, partial: Path, final: Path) -> None:
+        """Give a checkpoint its name; one that has it steps aside before, and goes after."""
+        aside = final.with_suffix(_REPLACED)
+        if final.exists():
+            final.rename(aside)
+        partial.rename(final)
+        sync_folder(self.root)
+        if aside.exists():
+            delete_folder(aside)
 
     def _prune(self) -> None:
         kept = {self.best.resolve()} if self.best.exists() else set()
-        for old in sorted(self.root.glob("step-*"))[: -self.keep]:
+        for old in list(self.all().values())[: -self.keep]:
             if old.resolve() not in kept:
-                _delete(old)
+                delete_folder(old)
 
 
 def find(path: str) -> Path:
-    """The checkpoint at this path, or the last one of the run at this path.
+    """The checkpoint at this path, or the newest one of the run at this path.
 
     Raises:
         ValueError: there is none.
     """
-    for folder in (Path(path), Path(path) / "last"):
-        if (folder / PROGRESS).exists():
+    replaced = Path(f"{Path(path).resolve()}{_REPLACED}")  # where a run was killed while it saved a step again
+    for folder in (Path(path), Checkpoints(Path(path)).latest(), Path(path) / "last", replaced):
+        if folder is not None and (folder / PROGRESS).exists():
             return folder
     raise ValueError(f"{path!r} must be the folder of a checkpoint or of a run, and is neither.")
-
-
-def _delete(folder: Path) -> None:
-    """Rename first: a folder that is half deleted must not look like a checkpoint."""
-    doomed = folder.with_name(f"{_DELETED}-{folder.name}")
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
-
-
-def _link(link: Path, target: Path) -> None:
-    temporary = link.with_name(f".{link.name}")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, link.parent))
-    temporary.replace(link)
-    _sync_folder(link.parent)
-
-
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_progress(

@@ -14,7 +14,7 @@ from ..typed import typed
 from .data_options import AugmentationOptions, DataOptions, ModelOptions
 from .mixing import MixingOptions
 from .option_ranges import check_lists, check_ranges
-from .options import OptionGroup, argument, help_text
+from .options import OptionGroup, argument, help_text, names_of
 from .parsing import OneLineParser
 from .training_options import OptimizationOptions, RunOptions
 
@@ -58,7 +58,16 @@ class TrainConfig(RunOptions, OptimizationOptions, MixingOptions, AugmentationOp
 
     def save(self, path: Path) -> None:
         """Write as YAML."""
-        path.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+        path.write_text(yaml.safe_dump(self.to_save(), sort_keys=False))
+
+    def to_save(self) -> dict[str, Any]:
+        """The values, with absolute paths where data and weights come from files: for use in any working directory."""
+        values = asdict(self)
+        for name in names_of(self, "source"):
+            path = Path(values[name] or "").expanduser()
+            if values[name] and path.exists():
+                values[name] = str(path.absolute())
+        return values
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

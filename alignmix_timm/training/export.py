@@ -25,7 +25,7 @@ class Export:
         self.uploads: Uploads | None = None
         repo_id = run.config.push_to_hub
         if repo_id is not None and run.accelerator.is_main_process:
-            self.uploads = Uploads(run.folder, repo_id, run.config.hub_private, say)
+            self.uploads = Uploads(run.folder, repo_id, run.config.hub_private, say, run.config.push_branch)
 
     @property
     def done(self) -> bool:

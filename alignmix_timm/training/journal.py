@@ -23,17 +23,19 @@ class Journal:
         self.path = folder / "metrics.jsonl"
         self.main = accelerator.is_main_process
         self._epoch: list[dict[str, Any]] = []  # its records of training
+        self._tracked: set[tuple[str, int]] = set()  # by a run that was killed, after the checkpoint it is resumed from
         if self.main:
-            self._keep_until(start)
+            self._keep_until(start, total)
         self._first, self._began = start, time.monotonic()
         self.bar = tqdm(total=total, initial=start, unit="step", disable=None if self.main else True, leave=False)
 
     def write(self, kind: str, step: int, record: dict[str, Any]) -> None:
         """Record and track; print what is of training."""
-        numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
-        self.accelerator.log({f"{kind}/{name}": value for name, value in numbers.items()}, step=step)
         if not self.main:
             return
+        if (kind, step) not in self._tracked:
+            numbers = {name: value for name, value in record.items() if isinstance(value, int | float)}
+            self.accelerator.log({f"{kind}/{name}": value for name, value in numbers.items()}, step=step)
         self.keep(kind, step, {**record, "time": round(time.time(), 1)})
         if kind == "train":
             self._epoch.append({"step": step, **record})
@@ -81,18 +83,25 @@ class Journal:
         """End the bar."""
         self.bar.close()
 
-    def _keep_until(self, step: int) -> None:
-        """Drop what a run that was killed wrote after the checkpoint it is resumed from, and a line cut short."""
+    def _keep_until(self, step: int, total: int) -> None:
+        """Drop what a run that was killed wrote after the checkpoint it is resumed from, and a line cut short.
+
+        The effect of alignment is measured after no checkpoint at the start, and after the last one at the end.
+        """
         if not self.path.exists():
             return
         records = read_journal(self.path)
+        last = {"effect": step - 1} if step in (0, total) else {}
+        kept, dropped = list[dict[str, Any]](), list[dict[str, Any]]()
+        for record in records:
+            (kept if record["step"] <= last.get(record["kind"], step) else dropped).append(record)
         temporary = self.path.with_name(".metrics.jsonl")
         with temporary.open("w") as file:
-            kept = [record for record in records if record["step"] <= step]
             file.writelines(json.dumps(record) + "\n" for record in kept)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.path)
+        self._tracked = {(record["kind"], record["step"]) for record in dropped}
         self._epoch = [record for record in kept if record["kind"] == "train"]
 
 

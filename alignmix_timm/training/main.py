@@ -2,22 +2,21 @@
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from ..params import process_index
 from ..publishing.save import load_for_timm
 from .build import check_names
 from .config import TrainConfig, parse_config
 from .console import evaluation_lines
 from .errors import told_in_a_sentence
 from .evaluator import Evaluator
+from .launch import start_processes
 from .run import Run
-from .run_folder import locked
+from .run_folder import locked, temporary_folder
 from .trainer import Trainer
 
 
@@ -54,8 +53,10 @@ def run(config: TrainConfig) -> dict[str, float]:
     """
     config.check()
     check_names(config)  # before the data are loaded, which may take hours
+    accelerator = start_processes(config.mixed_precision)
     if config.dry_run:
-        return _dry_run(config)
+        with temporary_folder(Path(f"{config.output}-dry-run"), accelerator) as folder:
+            return _dry_run(config, folder, accelerator)
     if config.eval_only:
         return _evaluate_only(config)
     with locked(Path(config.output)):
@@ -74,13 +75,13 @@ def _evaluate_only(config: TrainConfig) -> dict[str, float]:
     return result
 
 
-def _dry_run(config: TrainConfig) -> dict[str, float]:
+def _dry_run(config: TrainConfig, folder: Path, accelerator: Accelerator) -> dict[str, float]:
     """Two optimizer steps, an evaluation, a checkpoint; load both kinds of weights again, and compare."""
-    processes = Accelerator(mixed_precision=config.mixed_precision).num_processes
+    processes = accelerator.num_processes
     accumulated = 1 if config.micro_batch_size in (None, config.batch_size // processes) else 2
     config = dataclasses.replace(
         config,
-        output=f"{config.output}-dry-run",
+        output=str(folder),
         batch_size=4 * accumulated * processes,
         micro_batch_size=4,
         epochs=1,
@@ -96,24 +97,19 @@ def _dry_run(config: TrainConfig) -> dict[str, float]:
         push_to_hub=None,
         push_every=None,
     )
-    folder = Path(config.output)
-    if process_index() == 0:
-        shutil.rmtree(folder, ignore_errors=True)
-    with locked(folder):
-        trained = Run(config)
-        trainer = Trainer(trained)
-        trainer.fit()
-        before = trainer.evaluator.one(trained.net)
-        with torch.no_grad():
-            for parameter in trained.net.parameters():
-                parameter.zero_()
-        trained.load(folder / "last")
-        after = trainer.evaluator.one(trained.net)
+    trained = Run(config)
+    trainer = Trainer(trained)
+    trainer.fit()
+    before = trainer.evaluator.one(trained.net)
+    with torch.no_grad():
+        for parameter in trained.net.parameters():
+            parameter.zero_()
+    trained.load(folder / "last")
+    after = trainer.evaluator.one(trained.net)
     if before != after:
         raise ValueError(f"the checkpoint evaluates to {after}, the model it was saved from to {before}.")
     load_for_timm(folder / "model")
-    trained.accelerator.wait_for_everyone()
-    if trained.accelerator.is_main_process:
-        print(f"Dry run of {config.model}: two optimizer steps, evaluation, checkpoint and weights for timm work.")
-        shutil.rmtree(folder)
+    accelerator.print(
+        f"Dry run of {config.model}: two optimizer steps, evaluation, checkpoint and weights for timm work."
+    )
     return after

@@ -1,7 +1,6 @@
 """The options with which a run goes on, compared with those of its checkpoint."""
 
 import logging
-from dataclasses import asdict
 from pathlib import Path
 
 from .config import TrainConfig, read_yaml
@@ -20,16 +19,16 @@ def check_changes(config: TrainConfig, checkpoint: Path) -> None:
     fixed = names_of(config, "model") if config.eval_only else names_of(config, "model", "optimizer")
     fixed = [name for name in fixed if name in found]
     if fixed:
-        told = ", ".join(found[name] for name in fixed)
+        told = "; ".join(found[name] for name in fixed)
         raise ValueError(f"a run must go on with the options its checkpoint was made with: {told}.")
     if found:
-        _logger.warning("Other options than in %s: %s.", checkpoint, ", ".join(found))
+        _logger.warning("Other options than in %s: %s.", checkpoint, "; ".join(found.values()))
 
 
 def changes(config: TrainConfig, checkpoint: Path) -> dict[str, str]:
     """Options that matter to a run and differ from those of its checkpoint: by name, both values in words."""
-    saved = asdict(TrainConfig()) | read_yaml(checkpoint / "config.yaml")
-    given = asdict(config)
+    saved = TrainConfig(**read_yaml(checkpoint / "config.yaml")).to_save()
+    given = config.to_save()
     of_this_call = names_of(config, "call")
     changed = [name for name in given if name not in of_this_call and saved[name] != given[name]]
     resolved = ("lr", "micro_batch_size")

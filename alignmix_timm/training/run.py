@@ -22,6 +22,7 @@ from .build import (
 )
 from .checkpoint import Checkpoints, find, read_progress, write_progress
 from .config import TrainConfig
+from .damage import check_whole
 from .data.batches import plan_batches
 from .data.classes import save_classes, saved_classes
 from .data.loaders import Loaders
@@ -66,9 +67,10 @@ class Run:
         self.checkpoints = Checkpoints(self.folder, config.keep_checkpoints)
         check_trackers(config)
         start = find(config.eval_only) if config.eval_only else self.checkpoints.choose(config.resume)
-        saved = None if start is None else read_progress(start)["schedule"]
         if start is not None:
+            check_whole(start)
             check_changes(config, start)
+        saved = None if start is None else read_progress(start)["schedule"]
         splits = None if config.dry_run else load_splits(config, None if start is None else saved_classes(start))
         seed_all(config.seed, Stream.INIT)
         self.net = build_model(
@@ -97,8 +99,8 @@ class Run:
         self.corrupt: set[int | str] = set()
         if start is not None:
             self.load(start)
-            if not config.eval_only and not self.checkpoints.hold_best(self.best, self.accelerator):
-                self.best = {}
+            if not config.eval_only:
+                self._take_over()
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
@@ -111,13 +113,24 @@ class Run:
                 raise ValueError(f"model_ema must be off to go on from {folder}, which holds no EMA weights.")
             self.ema.module.load_state_dict(torch.load(folder / "ema.pt", "cpu", weights_only=True))
 
-    def save(self, best: bool = False) -> None:
-        """Write a checkpoint, in every process; ``best`` links to it where it is the best so far.
+    def save(self) -> None:
+        """Write a checkpoint, in every process.
 
         Raises:
             OSError: it could not be written. What was there before is intact.
         """
-        self.checkpoints.save(self.step, self.accelerator, self._write_more, best)
+        self.checkpoints.save(self.step, self.accelerator, self._write_more, self._best_step)
+
+    @property
+    def _best_step(self) -> int | None:
+        return int(self.best["step"]) if self.best else None
+
+    def _take_over(self) -> None:
+        """Renew the links of a run that goes on; forget a best evaluation whose checkpoint is not in this folder."""
+        if self._best_step not in self.checkpoints.all():
+            self.best = {}
+        if self.accelerator.is_main_process:
+            self.checkpoints.link(self._best_step)
 
     def _write_more(self, folder: Path) -> None:
         write_progress(folder, self.config, self.plan, self.step, self.best, in_order(self.corrupt))

@@ -12,14 +12,19 @@ _ONE_KEYSTROKE = 1.0  # seconds in which the terminal and the launcher pass on t
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT, and the end of the launcher; a second SIGINT, after a second, stops at once.
+    """Notes SIGTERM, SIGINT, SIGHUP, SIGUSR1, and the end of the launcher.
+
+    A second SIGINT, after a second, stops at once. SIGHUP stays ignored where it is, as under nohup.
 
     Processes agree without waiting for a device: each step starts a reduction over gloo, read at the next step.
     """
 
     def __init__(self) -> None:
         self.received, self._first = 0, 0.0
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        stopping = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]  # the last from Slurm, by --signal=USR1@60
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            stopping.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._note) for number in stopping}
         launched = {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & set(os.environ)
         self._launcher = os.getppid() if launched else None  # which, for one process, does not pass signals on
         distributed = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

@@ -185,36 +185,44 @@ class Trainer:
         if not record:
             return
         broken = [name for name, value in record.items() if name.startswith("loss") and not math.isfinite(value)]
-        weights = [*run.net.state_dict().values(), *run.beside.values()]
-        wrong = torch.stack([~value.isfinite().all() for value in weights]).any().float()
-        if run.accelerator.reduce(wrong, "sum"):  # the losses are those before the last step
-            broken.append("a weight")
-        if broken:
-            raise FloatingPointError(
-                f"{' and '.join(broken)} is not finite after step {run.step}. Lower --lr, warm up, clip gradients, "
-                f"or train in bf16; then go on from the last checkpoint, {run.checkpoints.latest() or 'none yet'}."
-            )
+        weights = {"a weight": [*run.net.state_dict().values(), *run.beside.values()]}
+        if run.ema is not None:
+            weights["an EMA weight"] = [*run.ema.module.state_dict().values()]
+        for name, values in weights.items():
+            wrong = torch.stack([~value.isfinite().all() for value in values]).any().float()
+            if run.accelerator.reduce(wrong, "sum"):  # the losses are those before the last step
+                broken.append(name)
+        self._check_finite(broken)
         epoch = round(run.step / run.plan.steps_per_epoch, 4)
         lr = max(group["lr"] for group in run.optimizer.param_groups)
         self.journal.write("train", run.step, {"epoch": epoch, "lr": lr, **record})
 
+    def _check_finite(self, broken: list[str]) -> None:
+        """Raise FloatingPointError if any of these is not finite."""
+        if broken:
+            raise FloatingPointError(
+                f"{' and '.join(broken)} is not finite after step {self.run.step}. Lower --lr, warm up, clip "
+                "gradients, or train in bf16; then go on from the last checkpoint, "
+                f"{self.run.checkpoints.latest() or 'none yet'}."
+            )
+
     def _evaluate_and_save(self) -> dict[str, float]:
         run, result = self.run, self.evaluator.all()
+        self._check_finite([f"{name} of the evaluation" for name, value in result.items() if not math.isfinite(value)])
         record: dict[str, Any] = {"epoch": run.step / run.plan.steps_per_epoch, **result}
         if corrupt := self.evaluator.corrupt:
             record["corrupt_rows"] = corrupt
             self.journal.say(f"{len(corrupt)} broken images are left out of the evaluation.")
         self.journal.write("eval", run.step, record)
         self.journal.keep("reliability", run.step, self.evaluator.bins)
-        improved = result[run.metric] > run.best.get(run.metric, -1.0)
-        if improved:
+        if result[run.metric] > run.best.get(run.metric, -1.0):
             run.best = {"step": run.step, **result}
-        self._save(improved)
+        self._save()
         self.export.push_if_due(result)
         return result
 
-    def _save(self, best: bool = False) -> None:
-        self.run.save(best)
+    def _save(self) -> None:
+        self.run.save()
         self.metrics.restart_clock()
 
     def _finish(self, result: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..nearest import nearest
-from ..publishing.repo_id import check_name
+from ..publishing.repo_id import check_branch, check_name
 from .options import OptionGroup, option
 
 TRACKERS = ("tensorboard", "wandb", "trackio", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab")
@@ -47,6 +47,13 @@ class OptimizationOptions(OptionGroup):
     compile: bool = option(False, "compile the network")
     seed: int = option(0, "everything random follows from it")
 
+    def check(self) -> None:
+        if self.sched != "none" and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs must be less than epochs, got {self.warmup_epochs} of {self.epochs}: the learning rate "
+                "would never reach its peak."
+            )
+
 
 @dataclass
 class RunOptions(OptionGroup):
@@ -67,6 +74,7 @@ class RunOptions(OptionGroup):
         None, "publish the model at the end, as USER/NAME on the Hugging Face Hub", role="call"
     )
     push_every: int | None = option(None, "publish it every so many epochs, too, in the background", role="call")
+    push_branch: str | None = option(None, "branch to publish it on, made if there is none; default main", role="call")
     hub_private: bool = option(False, "only you can see a repository that is made for it", role="call")
     dry_run: bool = option(
         False, "two steps on synthetic images, evaluate, save, load again: offline, on anything", role="call"
@@ -78,8 +86,11 @@ class RunOptions(OptionGroup):
             raise ValueError(f"trackers must be among {TRACKERS}, got {unknown}.{nearest(unknown[0], TRACKERS)}")
         if self.push_to_hub is not None:
             check_name(self.push_to_hub)
-        elif self.push_every is not None:
-            raise ValueError("push_every needs push_to_hub: pass --push-to-hub USER/NAME.")
+        elif self.push_every is not None or self.push_branch is not None:
+            name = "push_branch" if self.push_every is None else "push_every"
+            raise ValueError(f"{name} needs push_to_hub: pass --push-to-hub USER/NAME.")
+        if self.push_branch is not None:
+            check_branch(self.push_branch)
         if self.push_every is not None and self.push_every % self.eval_every:
             raise ValueError(
                 f"push_every must be a multiple of eval_every, for a card with results: got {self.push_every}, "
