@@ -29,7 +29,7 @@ class Watcher:
     """A hook with state that cannot be copied; it may see no fake tensor."""
 
     def __init__(self) -> None:
-        self.lock, self.file, self.calls = threading.Lock(), Path(__file__).open(), 0
+        self.lock, self.file, self.calls = threading.Lock(), Path(__file__).open(), 0  # noqa: SIM115
 
     def __call__(self, module: nn.Module, args: Any, output: Any = None) -> None:
         assert not any(isinstance(leaf, FakeTensor) for leaf in tree_leaves((args, output)))

@@ -21,8 +21,7 @@ from torch import nn
 
 from .layout import Layout
 from .maps import FeatureMaps
-
-ImageSize = tuple[int, int, int]  # (C, H, W)
+from .probe import ImageSize as ImageSize
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _point_in(maps: FeatureMaps, feature_module: str | int | None) -> MixingPoin
         name, reason = maps.deepest()
     else:
         name, reason = maps.override(feature_module), "chosen by hand"
-    layout, map_size = maps.maps[name]
+    layout, map_size = maps.read(name)
     embedding = maps.trace.inputs[maps.classifiers[0]].shape[2:]
     embedding_size = (embedding[0], embedding[1]) if len(embedding) == 2 else None
     return MixingPoint(name, layout, map_size, maps.classifiers, maps.input_size, reason, embedding_size)

@@ -4,7 +4,10 @@ The trace runs on a copy without data (fake tensors): no arithmetic, whatever th
 model is touched: weights, buffers, caches, training flags, random state.
 """
 
+import contextlib
 import functools
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .copies import copy_without_hooks, wrap_call
+
+ImageSize = tuple[int, int, int]  # (C, H, W)
 
 BATCH = 3  # a traced output that starts with this size is taken to hold one item per image
 
@@ -56,28 +62,71 @@ class Trace:
         return reached
 
 
-def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
+def trace(model: nn.Module, input_size: ImageSize) -> Trace:
     """Run a copy of the model, in eval mode, on fake images of ``input_size`` (C, H, W).
 
     Raises:
         ValueError: the model does not take images of this size; the model's own error is its cause.
     """
+    traced, error = _run(model, input_size)
+    if error is not None:
+        raise ValueError(
+            f"the model does not run on images of size {tuple(input_size)}: pass input_size=(C, H, W) of the "
+            f"images in use. {error}"
+        ) from error
+    return traced
+
+
+def trace_resized(model: nn.Module, input_size: ImageSize) -> Trace:
+    """As :func:`trace`, on images for which the model may not be built, as far as it runs.
+
+    Where it has timm's ``set_input_size``, the copy is set to this size first.
+    """
+    with _quietly():
+        return _run(model, input_size, resize=True)[0]
+
+
+def trace_training(model: nn.Module, input_size: ImageSize) -> Trace:
+    """As :func:`trace`, in training mode, as far as the model runs; batch norm waits for no other process."""
+    with _quietly():
+        return _run(model, input_size, training=True)[0]
+
+
+def _run(
+    model: nn.Module, input_size: ImageSize, training: bool = False, resize: bool = False
+) -> tuple[Trace, Exception | None]:
+    """The trace up to an error of the model, and the error."""
     recorder = _Recorder()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    logits, failure = [], None
     with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
-        fake = copy_without_hooks(model, _without_data).eval()
+        fake = copy_without_hooks(model, _without_data).train(training)
         for name, module in fake.named_modules():
             wrap_call(module, functools.partial(recorder.call, name))
+            if isinstance(module, _BatchNorm):
+                module.eval()
         image = torch.zeros(BATCH, *input_size, device=device, dtype=dtype, requires_grad=True)
+        set_input_size: Any = getattr(fake, "set_input_size", None)
         try:
+            if resize and set_input_size is not None:
+                set_input_size(img_size=input_size[1:])
             logits = tensors_of(fake(image))
-        except Exception as error:
-            raise ValueError(
-                f"the model does not run on images of size {tuple(input_size)}: pass input_size=(C, H, W) of the "
-                f"images in use. {error}"
-            ) from error
-    return Trace(recorder.inputs, recorder.outputs, recorder.nodes, logits, image)
+        except Exception as error:  # models raise many kinds
+            failure = error
+    return Trace(recorder.inputs, recorder.outputs, recorder.nodes, logits, image), failure
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's log of operations that fail on fake tensors."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Recorder:
