@@ -2,7 +2,8 @@
 
 An output [B, 4, 32, 256] of images of 128 x 1024 may be a map of 4 x 32 in NHWC or of 32 x 256 in NCHW. Where several
 readings fit, the shapes at a second image size tell: channels stay as many, positions become more. Where the model runs
-at no other size, the maps of its convolutions tell, whose layout is known. What remains in doubt is refused.
+at no other size, the maps of its convolutions tell, whose layout is known, and that a map has one stride in both
+directions. What remains in doubt is refused.
 """
 
 import math
@@ -67,7 +68,7 @@ class MapReader:
         """
         tensor = output(self.first)
         found = [] if tensor is None else self.fits(tensor)
-        for narrow in (self._by_second_size, self._by_convolutions):
+        for narrow in (self._by_second_size, self._by_convolutions, self._by_stride):
             if len(found) > 1:
                 found = narrow(found, output) or found
         if len(found) > 1:
@@ -116,6 +117,17 @@ class MapReader:
         convolutions = {name for name, module in self.model.named_modules() if isinstance(module, nn.Conv2d)}
         sizes = {tuple(self.first.outputs[name].shape[2:]) for name in convolutions & self.first.outputs.keys()}
         return [reading for reading in found if reading.grid in sizes]
+
+    def _by_stride(self, found: list[Reading], output: object) -> list[Reading]:
+        """Those whose map has one stride in both directions."""
+        return [reading for reading in found if _one_stride(reading.grid, self.input_size[1:])]
+
+
+def _one_stride(grid: Grid, image: tuple[int, ...]) -> bool:
+    """Whether there is a stride at which height and width of the image make this map, rounded up or down."""
+    most = [size / max(count - 1, 1e-9) for size, count in zip(image, grid, strict=True)]
+    least = [size / (count + 1) for size, count in zip(image, grid, strict=True)]
+    return max(least) < min(most)
 
 
 def _grew(reading: Reading, other: Reading, factors: tuple[int, int]) -> bool:
