@@ -139,5 +139,4 @@ def test_every_family(name: str, aspect: tuple[int, int]) -> None:
     found = agreement(net, point)
     del net
     gc.collect()
-    print("AGREE", name, aspect, point.layout, point.map_size, found)
     assert found > CLEAR or name in NOWHERE
