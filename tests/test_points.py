@@ -98,6 +98,65 @@ def test_images_need_not_be_square() -> None:
     assert choose_point(create_without_data("swin_tiny_patch4_window7_224", img_size=(224, 448))).map_size == (7, 14)
 
 
+# model, image size, module: outputs whose shape reads in more than one way
+AMBIGUOUS = [
+    ("swin_tiny_patch4_window7_224", (384, 384), "layers.0", "NHWC", (96, 96)),
+    ("swin_tiny_patch4_window7_224", (384, 384), "patch_embed.proj", "NCHW", (96, 96)),
+    ("maxvit_rmlp_pico_rw_256", (128, 1024), None, "NHWC", (4, 32)),
+    ("mambaout_femto", (192, 192), "stages.0", "NHWC", (48, 48)),
+    ("convnext_atto", (160, 160), "stages.0", "NCHW", (40, 40)),
+    ("vit_large_patch16_224", (224, 224), None, "NLC", (14, 14)),
+    ("mixer_l16_224", (224, 224), None, "NLC", (14, 14)),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "module", "kind", "map_size"), AMBIGUOUS)
+def test_a_shape_that_reads_in_two_ways(
+    name: str, size: tuple[int, int], module: str | None, kind: str, map_size: tuple[int, int]
+) -> None:
+    """A second image size tells, or the maps of the convolutions, as in the last, which takes one size only."""
+    options = {"img_size": size} if name.startswith(("swin", "maxvit")) else {}
+    point = choose_point(create_without_data(name, **options), (3, *size), module)
+    assert (point.layout.kind, point.map_size) == (kind, map_size)
+
+
+def test_what_cannot_be_told_is_refused() -> None:
+    net = create_without_data("gcvit_xxtiny", img_size=256)
+    with pytest.raises(ValueError, match=r"\('B', 64, 64, 64\) of 'stages.0' .* as NCHW, 64 x 64 or as NHWC, 64 x 64"):
+        choose_point(net, (3, 256, 256), "stages.0")
+
+
+def test_channels_before_tokens_are_no_map() -> None:
+    """1024 channels would make a map of 32 x 32."""
+    with pytest.raises(ValueError, match=r"returns channels before positions, \('B', 1024, 196\)"):
+        choose_point(create_without_data("mixer_l16_224"), feature_module="blocks.0.mlp_tokens")
+
+
+class Merging(torch.nn.Module):
+    """A block that averages neighbours in training mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x[:, ::2] + x[:, 1::2]) / 2 if self.training else x
+
+
+def test_tokens_that_training_drops_or_merges_are_refused() -> None:
+    dropping = {
+        "vit_tiny_patch16_224": {"patch_drop_rate": 0.5},
+        "eva02_tiny_patch14_224": {"patch_drop_rate": 0.25},
+    }
+    for name, options in dropping.items():
+        net = create_without_data(name, **options)
+        random_state = torch.get_rng_state()
+        with pytest.raises(ValueError, match=r"training mode and .* in eval mode.*Build the model without"):
+            choose_point(net)
+        assert torch.equal(random_state, torch.get_rng_state())
+        assert choose_point(net, feature_module="patch_embed").layout.kind == "NLC"
+    net = create_without_data("vit_tiny_patch16_224", class_token=False, global_pool="avg")
+    net.blocks.insert(5, Merging())
+    with pytest.raises(ValueError, match=r"\('B', 98, 192\) in training mode and \('B', 196, 192\) in eval mode"):
+        choose_point(net)
+
+
 def test_classifiers() -> None:
     assert choose_point(create_without_data("resnet18")).classifiers == ("fc",)
     assert choose_point(create_without_data("convnext_atto")).classifiers == ("head.fc",)
