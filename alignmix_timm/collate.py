@@ -52,7 +52,7 @@ class AlignMixCollator:
         self.image_column, self.label_column = image_column, label_column
         self.process_index = process_index()
         # In shared memory, one count for each worker: workers may be started anew for every epoch.
-        self.counts = torch.zeros(_MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self.counts = torch.zeros(_MAX_WORKERS, dtype=torch.int64, device="cpu").share_memory_()
 
     def __call__(self, examples: Sequence[Mapping[str, Any] | tuple[Any, ...]]) -> dict[str, Tensor | MixParams]:
         """Collate.

@@ -106,7 +106,7 @@ class MixParams:
 
 def unmixed(batch_size: int, mode: Mode = "none") -> MixParams:
     """Parameters that leave a batch as it is."""
-    return MixParams(mode, torch.ones(batch_size), torch.arange(batch_size))
+    return MixParams(mode, torch.ones(batch_size, device="cpu"), torch.arange(batch_size, device="cpu"))
 
 
 class DrawOptions(TypedDict, total=False):

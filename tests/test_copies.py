@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import timm
@@ -175,6 +175,32 @@ def test_caches_of_a_module_get_no_fake_tensors() -> None:
     choose_point(net, SIZE)
     assert net.layer1.cache.by_size == {}
     assert net.layer1.cache.seen == []
+
+
+class Sizes(NamedTuple):
+    """A tuple with names."""
+
+    scale: Tensor
+    channels: int
+
+
+class Keeping(nn.Module):
+    """A module with attributes of derived types, which its forward pass needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape, self.sizes = torch.zeros(2, 3).shape, Sizes(torch.ones(1), 3)
+        self.names = frozenset({"a"}), {"b"}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (self.shape.numel() == 6) * self.sizes.scale * len(self.names[0] | self.names[1])
+
+
+def test_attributes_keep_their_types() -> None:
+    net = make()
+    net.layer1.add_module("keeping", Keeping())
+    assert by_value(choose_point(net, SIZE)) == plain_point(SIZE)
+    assert alignment_effect(net, choose_point(net, SIZE)) > 1e-3
 
 
 def test_hooks_for_all_modules_do_not_run() -> None:

@@ -16,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alignmix_timm import AlignMixModel, Autoencoder, Encoder, attach, choose_point
 from alignmix_timm.networks.decoder import Decoder
+from alignmix_timm.networks.encoder import FeatureMap
 from alignmix_timm.points.effect import NO_EFFECT, alignment_effect
+from alignmix_timm.points.layout import Layout
 from alignmix_timm.publishing.card import make_card
 from alignmix_timm.publishing.load_plain import reads_folders
 from alignmix_timm.publishing.save import load_for_timm, save_for_timm
@@ -64,6 +66,12 @@ def test_any_backbone_ends_with_the_averaged_map(backbone: str, size: int, kind:
     assert not unused
     point = choose_point(net, (3, size, size))
     assert (point.feature_module, point.map_size, point.classifiers) == ("features", (4, 4), ("head",))
+
+
+def test_a_backbone_of_one_size_whose_last_map_reads_in_two_ways() -> None:
+    """Its 256 channels could be a map of 16 x 16; its first convolution makes one of 14 x 14."""
+    features = FeatureMap("gmlp_s16_224", (3, 224, 224), 4)
+    assert (features.layout, features.size, features.num_features) == (Layout("NLC"), (14, 14), 256)
 
 
 def _gradient(net: Encoder, size: int, name: str, parameter: Tensor) -> Tensor | None:

@@ -38,7 +38,7 @@ class FeatureMap(nn.Module):
         except Exception as error:  # timm and its models raise many kinds
             raise ValueError(f"backbone {backbone!r} cannot be built without pooling: {error}") from error
         last = traced.logits[0]
-        found = MapReader(self.backbone, traced, image).read(lambda each: each.logits[0], backbone)
+        found = MapReader(self.backbone, traced, image).read("")
         if found is None:
             raise ValueError(f"backbone {backbone!r} ends with {('B', *last.shape[1:])}, which is no map of positions.")
         self.layout, self.size = found

@@ -19,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from .layout import Layout
@@ -110,8 +109,7 @@ def choose_points(
         raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
     if hooks := getattr(model, "hooks", None):  # of an AlignMixModel or Autoencoder
         model, classifier = hooks.model, classifier or hooks.classifier
-    with torch.inference_mode(False):  # the trace needs autograd
-        maps = FeatureMaps(model, built_for(model) if input_size is None else input_size, classifier)
+    maps = FeatureMaps(model, built_for(model) if input_size is None else input_size, classifier)
     return [_point_in(maps, feature_module) for feature_module in feature_modules]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_MAPPINGS, _SEQUENCES = (dict, OrderedDict, defaultdict), (list, deque)  # a forward pass may write to these
+_CONTAINERS = (dict, OrderedDict, defaultdict, list, deque, set)  # a forward pass may write to these
 
 
 def copy_without_hooks(model: nn.Module, copy_tensor: Callable[[Tensor], Tensor]) -> nn.Module:
@@ -60,13 +60,12 @@ class _Copier:
         if isinstance(value, Tensor):
             copied = self.copy_tensor(value)
             return nn.Parameter(copied, value.requires_grad) if isinstance(value, nn.Parameter) else copied
-        if type(value) in (*_MAPPINGS, *_SEQUENCES):
+        if type(value) in _CONTAINERS:
             return self._copy_container(value)
-        if isinstance(value, tuple):
-            items = [self.copy(item) for item in value]
-            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-        if isinstance(value, set):
-            return {self.copy(item) for item in value}
+        if type(value) is tuple:
+            return tuple(self.copy(item) for item in value)
+        if isinstance(value, tuple) and hasattr(value, "_fields"):  # a namedtuple
+            return type(value)(*(self.copy(item) for item in value))
         if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
             return MethodType(value.__func__, self.copy(value.__self__))
         if isinstance(value, functools.partial):
@@ -89,7 +88,9 @@ class _Copier:
         return copied
 
     def _copy_container(self, value: Any) -> Any:
-        copied = self.copies[id(value)] = copy.copy(value)
+        copied = self.copies[id(value)] = copy.copy(value)  # containers may hold each other, too
+        if isinstance(value, set):
+            return copied
         for key in value if isinstance(value, dict) else range(len(value)):
             copied[key] = self.copy(value[key])
         return copied

@@ -45,11 +45,11 @@ def alignment_effect(
     Returns:
         ``|aligned - unaligned| / |unaligned|`` over the logits of eight pairs mixed half and half.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     copied = copy_without_hooks(model, _to_float).eval()
     _leave_start(copied, generator)
     device = next((parameter.device for parameter in copied.parameters()), torch.device("cpu"))
-    coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator)
+    coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator, device="cpu")
     images = F.interpolate(coarse, size=point.input_size[1:], mode="bilinear").to(device)
     _calibrate_batch_norm(copied, images)
     converged = replace(alignment or Alignment(), num_iters=_CONVERGED)
@@ -84,7 +84,7 @@ def _leave_start(model: nn.Module, generator: torch.Generator) -> None:
     for name, parameter in model.named_parameters():
         constant = bool((parameter == parameter.flatten()[0]).all()) and float(parameter.flatten()[0].abs()) <= 1e-3
         if constant and not any(word in name.rpartition(".")[2] for word in _NOT_SCALES):
-            parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
+            parameter.copy_(torch.rand(parameter.shape, generator=generator, device="cpu") + 0.5)
 
 
 def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:

@@ -68,7 +68,7 @@ class FeatureMaps:
             followers = [name for name in after if not block.startswith(f"{name}.")]
             if not followers or not self.trace.dominates(block):
                 continue
-            found = self._find(block)
+            found = self.reader.read(block)
             if found is None:
                 continue
             height, width = found[1]
@@ -117,7 +117,7 @@ class FeatureMaps:
         Raises:
             ValueError: the map can be read in several ways, is [B, C, N], or has other positions in training mode.
         """
-        if (found := self._find(name)) is None:
+        if (found := self.reader.read(name)) is None:
             raise ValueError(
                 f"module {name!r} returns channels before positions, {('B', *self.trace.outputs[name].shape[1:])}, in "
                 f"{self.label}. As feature_module, or as a layer of a mixer, choose one of its blocks: {self.blocks()}."
@@ -141,9 +141,6 @@ class FeatureMaps:
     def training(self) -> Trace:
         """The trace in training mode."""
         return trace_training(self.model, self.input_size)
-
-    def _find(self, name: str) -> tuple[Layout, tuple[int, int]] | None:
-        return self.reader.read(lambda trace: trace.outputs.get(name), name)
 
     def blocks(self) -> list[str]:
         """Candidate blocks for ``feature_module`` as an index: those on whose map the logits depend alone."""
@@ -209,6 +206,8 @@ def _classifiers(model: nn.Module) -> tuple[str, ...]:
     heads, pending = [], [found]
     while pending:
         head = pending.pop(0)
+        if isinstance(head, dict | nn.ModuleDict):  # a head for each task
+            head = list(head.values())
         if isinstance(head, tuple | list | nn.ModuleList):  # distilled models, and heads of every stage
             pending[:0] = list(head)
             continue

@@ -82,14 +82,12 @@ def trace_resized(model: nn.Module, input_size: ImageSize) -> Trace:
 
     Where it has timm's ``set_input_size``, the copy is set to this size first.
     """
-    with _quietly():
-        return _run(model, input_size, resize=True)[0]
+    return _run(model, input_size, resize=True)[0]
 
 
 def trace_training(model: nn.Module, input_size: ImageSize) -> Trace:
     """As :func:`trace`, in training mode, as far as the model runs; batch norm waits for no other process."""
-    with _quietly():
-        return _run(model, input_size, training=True)[0]
+    return _run(model, input_size, training=True)[0]
 
 
 def _run(
@@ -100,7 +98,7 @@ def _run(
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
     logits, failure = [], None
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
+    with _quietly(), FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode(False), torch.enable_grad():
         fake = copy_without_hooks(model, _without_data).train(training)
         for name, module in fake.named_modules():
             wrap_call(module, functools.partial(recorder.call, name))

@@ -7,7 +7,7 @@ directions. What remains in doubt is refused.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -56,25 +56,22 @@ class MapReader:
         fitting = [reading for reading in found if _misfit(reading.grid, image) < 1]
         return sorted(dict.fromkeys(fitting), key=lambda reading: _misfit(reading.grid, image))
 
-    def read(self, output: Callable[[Trace], Tensor | None], name: str) -> tuple[Layout, Grid] | None:
-        """Layout and size of the map that an output holds, None if it holds none.
-
-        Args:
-            output: Finds the output in a trace.
-            name: Of the module, for the error.
+    def read(self, name: str) -> tuple[Layout, Grid] | None:
+        """Layout and size of the map that a module returns, the model itself by ``""``; None if it is no map.
 
         Raises:
             ValueError: the output can be read in several ways, and nothing tells which is right.
         """
-        tensor = output(self.first)
-        found = [] if tensor is None else self.fits(tensor)
+        output = self.first.outputs.get(name)
+        found = [] if output is None else self.fits(output)
         for narrow in (self._by_second_size, self._by_convolutions, self._by_stride):
             if len(found) > 1:
-                found = narrow(found, output) or found
+                found = narrow(found, name) or found
         if len(found) > 1:
-            assert tensor is not None
+            assert output is not None
+            label = repr(name) if name else "the model"
             raise ValueError(
-                f"the output {('B', *tensor.shape[1:])} of {name!r} at images of {self.input_size[1]} x "
+                f"the output {('B', *output.shape[1:])} of {label} at images of {self.input_size[1]} x "
                 f"{self.input_size[2]} can be read as {' or as '.join(map(str, found))}, and the model does "
                 "not run at an image size that would tell. Name another module, feature_module='...', or use images of "
                 "another size."
@@ -100,25 +97,25 @@ class MapReader:
             return {0, self.prefix}
         return {0, tokens - math.isqrt(tokens) ** 2} if image[0] == image[1] else {0, 1, 2}
 
-    def _by_second_size(self, found: list[Reading], output: Callable[[Trace], Tensor | None]) -> list[Reading]:
+    def _by_second_size(self, found: list[Reading], name: str) -> list[Reading]:
         """Those with as many channels, and a map that has grown with the image, at a second image size."""
         channels, height, width = self.input_size
         for factors in ((2, 2), (1, 2), (2, 1)):
             larger = (channels, factors[0] * height, factors[1] * width)
             if larger not in self._resized:
                 self._resized[larger] = trace_resized(self.model, larger)
-            if (tensor := output(self._resized[larger])) is not None:
-                then = self.fits(tensor, larger)
+            if (output := self._resized[larger].outputs.get(name)) is not None:
+                then = self.fits(output, larger)
                 return [reading for reading in found if any(_grew(reading, other, factors) for other in then)]
         return found
 
-    def _by_convolutions(self, found: list[Reading], output: object) -> list[Reading]:
+    def _by_convolutions(self, found: list[Reading], name: str) -> list[Reading]:
         """Those whose map has the size of that of a convolution, which is NCHW."""
         convolutions = {name for name, module in self.model.named_modules() if isinstance(module, nn.Conv2d)}
         sizes = {tuple(self.first.outputs[name].shape[2:]) for name in convolutions & self.first.outputs.keys()}
         return [reading for reading in found if reading.grid in sizes]
 
-    def _by_stride(self, found: list[Reading], output: object) -> list[Reading]:
+    def _by_stride(self, found: list[Reading], name: str) -> list[Reading]:
         """Those whose map has one stride in both directions."""
         return [reading for reading in found if _one_stride(reading.grid, self.input_size[1:])]
 
