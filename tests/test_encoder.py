@@ -217,6 +217,10 @@ def test_decoder_is_the_residual_generator(size: int, start: int, blocks: int) -
         (dict(grid=5), "grid must be at most the map of 'preact_resnet18', 4 x 4 at images of 32 x 32, got 5"),
         (dict(backbone="vgg11", backbone_args={}), "backbone 'vgg11'"),
         (dict(backbone="nothing", backbone_args={}), "backbone 'nothing' cannot be built"),
+        (
+            dict(backbone="test_vit", img_size=96, backbone_args={"patch_drop_rate": 0.5}),
+            r"\('B', 19, 64\) in training mode and \('B', 37, 64\) in eval mode",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:

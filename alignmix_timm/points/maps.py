@@ -1,6 +1,5 @@
 """The feature maps of a model, from one traced forward pass, and which of them can be mixed."""
 
-import functools
 import logging
 import math
 import re
@@ -11,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from .layout import Layout
-from .probe import Trace, trace, trace_training
+from .probe import trace
 from .reading import MapReader
 
 _logger = logging.getLogger(__name__)
@@ -30,7 +29,6 @@ class FeatureMaps:
     ) -> None:
         self.input_size = input_size
         self.label = f"{type(model).__name__} at images of {input_size[1]} x {input_size[2]}"
-        self.model = model
         self.modules = dict(model.named_modules())
         self.classifiers = _classifiers(model) if classifier is None else self._named(classifier)
         self.trace = trace(model, input_size)
@@ -115,32 +113,14 @@ class FeatureMaps:
         """Layout and size of the map that a module returns.
 
         Raises:
-            ValueError: the map can be read in several ways, is [B, C, N], or has other positions in training mode.
+            ValueError: as :meth:`MapReader.read`, or the map is [B, C, N].
         """
         if (found := self.reader.read(name)) is None:
             raise ValueError(
                 f"module {name!r} returns channels before positions, {('B', *self.trace.outputs[name].shape[1:])}, in "
                 f"{self.label}. As feature_module, or as a layer of a mixer, choose one of its blocks: {self.blocks()}."
             )
-        if found[0].kind == "NLC":
-            self._check_training(name)
         return found
-
-    def _check_training(self, name: str) -> None:
-        """Make sure that a module returns as many tokens in training mode as in eval mode."""
-        output = self.training.outputs.get(name)
-        shapes = [("B", *each.shape[1:]) for each in (output, self.trace.outputs[name]) if each is not None]
-        if shapes[0] != shapes[-1]:
-            raise ValueError(
-                f"module {name!r} returns {shapes[0]} in training mode and {shapes[1]} in eval mode, in {self.label}: "
-                "where tokens are dropped or merged, the positions of the others are not known. Build the model "
-                "without (patch_drop_rate=0), or name a module before that, feature_module='...'."
-            )
-
-    @functools.cached_property
-    def training(self) -> Trace:
-        """The trace in training mode."""
-        return trace_training(self.model, self.input_size)
 
     def blocks(self) -> list[str]:
         """Candidate blocks for ``feature_module`` as an index: those on whose map the logits depend alone."""

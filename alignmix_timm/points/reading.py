@@ -6,6 +6,7 @@ at no other size, the maps of its convolutions tell, whose layout is known, and 
 directions. What remains in doubt is refused.
 """
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .layout import Layout
-from .probe import BATCH, ImageSize, Trace, trace_resized
+from .probe import BATCH, ImageSize, Trace, trace_resized, trace_training
 
 Grid = tuple[int, int]
 
@@ -60,24 +61,37 @@ class MapReader:
         """Layout and size of the map that a module returns, the model itself by ``""``; None if it is no map.
 
         Raises:
-            ValueError: the output can be read in several ways, and nothing tells which is right.
+            ValueError: the output can be read in several ways, and nothing tells which is right; or tokens are dropped
+                or merged in training mode.
         """
         output = self.first.outputs.get(name)
-        found = [] if output is None else self.fits(output)
+        if output is None or not (found := self.fits(output)):
+            return None
         for narrow in (self._by_second_size, self._by_convolutions, self._by_stride):
             if len(found) > 1:
                 found = narrow(found, name) or found
+        label = repr(name) if name else "the model"
         if len(found) > 1:
-            assert output is not None
-            label = repr(name) if name else "the model"
             raise ValueError(
-                f"the output {('B', *output.shape[1:])} of {label} at images of {self.input_size[1]} x "
-                f"{self.input_size[2]} can be read as {' or as '.join(map(str, found))}, and the model does "
-                "not run at an image size that would tell. Name another module, feature_module='...', or use images of "
-                "another size."
+                f"the output {_shape(output)} of {label} at images of {self.input_size[1]} x {self.input_size[2]} can "
+                f"be read as {' or as '.join(map(str, found))}, and the model does not run at an image size that would "
+                "tell. Name another module, feature_module='...', or use images of another size."
             )
-        layout = found[0].layout if found else None
-        return (layout, found[0].grid) if layout else None
+        layout = found[0].layout
+        if layout is None:
+            return None
+        trained = self._training.outputs.get(name, output) if layout.kind == "NLC" else output
+        if trained.shape != output.shape:
+            raise ValueError(
+                f"{label} returns {_shape(trained)} in training mode and {_shape(output)} in eval mode: where tokens "
+                "are dropped or merged, the positions of the others are not known. Build the model without "
+                "(patch_drop_rate=0), or name a module before that, feature_module='...'."
+            )
+        return layout, found[0].grid
+
+    @functools.cached_property
+    def _training(self) -> Trace:
+        return trace_training(self.model, self.input_size)
 
     def _readings(self, shape: tuple[int, ...], image: Grid) -> Iterator[Reading]:
         if len(shape) == 4:
@@ -118,6 +132,10 @@ class MapReader:
     def _by_stride(self, found: list[Reading], name: str) -> list[Reading]:
         """Those whose map has one stride in both directions."""
         return [reading for reading in found if _one_stride(reading.grid, self.input_size[1:])]
+
+
+def _shape(output: Tensor) -> tuple[str | int, ...]:
+    return ("B", *output.shape[1:])
 
 
 def _one_stride(grid: Grid, image: tuple[int, ...]) -> bool:
