@@ -28,9 +28,8 @@ SAMPLE = [
     ("focalnet_tiny_srf", (128, 256), None),
     ("mambaout_femto", (128, 256), None),
 ]
-CLEAR = 0.05  # of the response
-# Tokens in the order of their windows; and tokens behind attention alone, which looks everywhere in a fresh network.
-NOWHERE = ("hiera_tiny_224", "sam2_hiera_tiny", "levit_128s")
+CLEAR = 0.03
+EVERYWHERE = ("halonet_h1", "levit_128s")  # behind attention alone, which looks everywhere in a fresh network
 
 
 def build(name: str, size: tuple[int, int]) -> nn.Module:
@@ -58,13 +57,18 @@ def calibrate(net: nn.Module, images: Tensor) -> None:
 
 
 @torch.no_grad()
-def response(net: nn.Module, point: MixingPoint) -> Tensor:
-    """How much each position of the map changes, [2, H, W], where the upper or the left half of an image does."""
+def shares(net: nn.Module, point: MixingPoint) -> Tensor:
+    """What share of the change at each position is that of the upper half of the image, and of the left, [2, H, W].
+
+    An image is compared with copies in which one half has the other sign. The share of the upper half is that of its
+    change in those of both halves.
+    """
     channels, height, width = point.input_size
-    images = torch.randn(3, channels, height, width, generator=torch.Generator().manual_seed(0))
-    images[1:] = images[0]
+    images = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(0)).repeat(5, 1, 1, 1)
     images[1, :, : height // 2] *= -1
-    images[2, :, :, : width // 2] *= -1
+    images[2, :, height // 2 :] *= -1
+    images[3, :, :, : width // 2] *= -1
+    images[4, :, :, width // 2 :] *= -1
     calibrate(net, images)
     found: list[Tensor] = []
 
@@ -75,19 +79,28 @@ def response(net: nn.Module, point: MixingPoint) -> Tensor:
     net(images)
     handle.remove()
     tokens, _ = point.layout.split(found[-1].float())
-    return (tokens[1:] - tokens[0]).norm(dim=2).unflatten(1, point.map_size)
+    upper, lower, left, right = (tokens[1:] - tokens[0]).norm(dim=2).unflatten(1, point.map_size)
+    return torch.stack([upper / (upper + lower), left / (left + right)])
 
 
 def agreement(net: nn.Module, point: MixingPoint) -> float:
-    """By how much more of the response lies in the upper rows where the upper half changes, and so for columns.
+    """By how much the share of the upper half is larger in the upper rows than in the lower, beyond that of the left.
 
-    The smaller of the two, in [-1, 1]; a dimension that is not the one it is taken for gives 0 or less.
+    Or that of the left half in the columns, if it is smaller. In [-1, 1]; a dimension that is not the one it is taken
+    for gives 0 or less.
     """
-    upper, left = response(net, point)
+    vertical, horizontal = shares(net, point)
     rows, columns = (size // 2 for size in point.map_size)
-    by_rows = upper[:rows].sum() / upper.sum() - left[:rows].sum() / left.sum()
-    by_columns = left[:, :columns].sum() / left.sum() - upper[:, :columns].sum() / upper.sum()
-    return float(min(by_rows, by_columns))
+
+    def by_rows(share: Tensor) -> Tensor:
+        return share[:rows].mean() - share[-rows:].mean()
+
+    def by_columns(share: Tensor) -> Tensor:
+        return share[:, :columns].mean() - share[:, -columns:].mean()
+
+    downwards = by_rows(vertical) - by_rows(horizontal).abs()
+    sideways = by_columns(horizontal) - by_columns(vertical).abs()
+    return float(min(downwards, sideways))
 
 
 @pytest.mark.parametrize(("name", "size", "module"), SAMPLE)
@@ -125,8 +138,8 @@ def test_a_map_that_reads_in_two_ways_is_mixed_right() -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("aspect", [(1, 1), (1, 2), (2, 1)])
 def test_every_family(name: str, aspect: tuple[int, int]) -> None:
-    if name in (*TOO_LARGE, *REFUSED):
-        pytest.skip("is not mixed, or takes more than 15 GiB")
+    if name in (*TOO_LARGE, *REFUSED, *EVERYWHERE):
+        pytest.skip("is not mixed, takes more than 15 GiB, or looks everywhere")
     channels, height, width = built_for(create_without_data(name))
     size = (aspect[0] * height, aspect[1] * width)
     net = build(name, size)
@@ -139,4 +152,4 @@ def test_every_family(name: str, aspect: tuple[int, int]) -> None:
     found = agreement(net, point)
     del net
     gc.collect()
-    assert found > CLEAR or name in NOWHERE
+    assert found > CLEAR
