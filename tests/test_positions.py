@@ -21,7 +21,7 @@ from alignmix_timm.points.__main__ import create_without_data
 from alignmix_timm.points.layout import Layout
 
 SAMPLE = [
-    ("swin_tiny_patch4_window7_224", (96, 192), "layers.0"),
+    pytest.param("swin_tiny_patch4_window7_224", (96, 192), "layers.0", marks=pytest.mark.slow),
     ("convnext_atto", (64, 160), None),
     ("vit_small_patch16_dinov3", (64, 128), None),
     ("resnet18", (96, 192), None),
