@@ -16,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from alignmix_timm import AlignMixModel, Autoencoder, Encoder, attach, choose_point
 from alignmix_timm.networks.decoder import Decoder
+from alignmix_timm.networks.encoder import FeatureMap
 from alignmix_timm.points.effect import NO_EFFECT, alignment_effect
+from alignmix_timm.points.layout import Layout
 from alignmix_timm.publishing.card import make_card
 from alignmix_timm.publishing.load_plain import reads_folders
 from alignmix_timm.publishing.save import load_for_timm, save_for_timm
@@ -64,6 +66,12 @@ def test_any_backbone_ends_with_the_averaged_map(backbone: str, size: int, kind:
     assert not unused
     point = choose_point(net, (3, size, size))
     assert (point.feature_module, point.map_size, point.classifiers) == ("features", (4, 4), ("head",))
+
+
+def test_a_backbone_of_one_size_whose_last_map_reads_in_two_ways() -> None:
+    """Its 256 channels could be a map of 16 x 16; its first convolution makes one of 14 x 14."""
+    features = FeatureMap("gmlp_s16_224", (3, 224, 224), 4)
+    assert (features.layout, features.size, features.num_features) == (Layout("NLC"), (14, 14), 256)
 
 
 def _gradient(net: Encoder, size: int, name: str, parameter: Tensor) -> Tensor | None:
@@ -209,6 +217,10 @@ def test_decoder_is_the_residual_generator(size: int, start: int, blocks: int) -
         (dict(grid=5), "grid must be at most the map of 'preact_resnet18', 4 x 4 at images of 32 x 32, got 5"),
         (dict(backbone="vgg11", backbone_args={}), "backbone 'vgg11'"),
         (dict(backbone="nothing", backbone_args={}), "backbone 'nothing' cannot be built"),
+        (
+            dict(backbone="test_vit", img_size=96, backbone_args={"patch_drop_rate": 0.5}),
+            r"\('B', 19, 64\) in training mode and \('B', 37, 64\) in eval mode",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, Any], message: str) -> None:

@@ -1,16 +1,19 @@
 import copy
 import json
+import logging
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 
-from alignmix_timm import AlignMixModel, attach, choose_point, describe_points
-from alignmix_timm.points.__main__ import create_without_data
+from alignmix_timm import AlignMixModel, attach, choose_point, describe_points, draw
+from alignmix_timm.points.__main__ import create_without_data, main
 from alignmix_timm.points.effect import alignment_effect
 
 # model, image size, module, layout, prefix tokens, map size: the second-last spatial block, read off the networks
@@ -98,6 +101,65 @@ def test_images_need_not_be_square() -> None:
     assert choose_point(create_without_data("swin_tiny_patch4_window7_224", img_size=(224, 448))).map_size == (7, 14)
 
 
+# model, image size, module: outputs whose shape reads in more than one way
+AMBIGUOUS = [
+    ("swin_tiny_patch4_window7_224", (384, 384), "layers.0", "NHWC", (96, 96)),
+    ("swin_tiny_patch4_window7_224", (384, 384), "patch_embed.proj", "NCHW", (96, 96)),
+    ("maxvit_rmlp_pico_rw_256", (128, 1024), None, "NHWC", (4, 32)),
+    ("mambaout_femto", (192, 192), "stages.0", "NHWC", (48, 48)),
+    ("convnext_atto", (160, 160), "stages.0", "NCHW", (40, 40)),
+    ("vit_large_patch16_224", (224, 224), None, "NLC", (14, 14)),
+    ("mixer_l16_224", (224, 224), None, "NLC", (14, 14)),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "module", "kind", "map_size"), AMBIGUOUS)
+def test_a_shape_that_reads_in_two_ways(
+    name: str, size: tuple[int, int], module: str | None, kind: str, map_size: tuple[int, int]
+) -> None:
+    """A second image size tells, or the maps of the convolutions, as in the last, which takes one size only."""
+    options = {"img_size": size} if name.startswith(("swin", "maxvit")) else {}
+    point = choose_point(create_without_data(name, **options), (3, *size), module)
+    assert (point.layout.kind, point.map_size) == (kind, map_size)
+
+
+def test_what_cannot_be_told_is_refused() -> None:
+    net = create_without_data("gcvit_xxtiny", img_size=256)
+    with pytest.raises(ValueError, match=r"\('B', 64, 64, 64\) of 'stages.0' .* as NCHW, 64 x 64 or as NHWC, 64 x 64"):
+        choose_point(net, (3, 256, 256), "stages.0")
+
+
+def test_channels_before_tokens_are_no_map() -> None:
+    """1024 channels would make a map of 32 x 32."""
+    with pytest.raises(ValueError, match=r"returns channels before positions, \('B', 1024, 196\)"):
+        choose_point(create_without_data("mixer_l16_224"), feature_module="blocks.0.mlp_tokens")
+
+
+class Merging(torch.nn.Module):
+    """A block that averages neighbours in training mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x[:, ::2] + x[:, 1::2]) / 2 if self.training else x
+
+
+def test_tokens_that_training_drops_or_merges_are_refused() -> None:
+    dropping = {
+        "vit_tiny_patch16_224": {"patch_drop_rate": 0.5},
+        "eva02_tiny_patch14_224": {"patch_drop_rate": 0.25},
+    }
+    for name, options in dropping.items():
+        net = create_without_data(name, **options)
+        random_state = torch.get_rng_state()
+        with pytest.raises(ValueError, match=r"training mode and .* in eval mode.*Build the model without"):
+            choose_point(net)
+        assert torch.equal(random_state, torch.get_rng_state())
+        assert choose_point(net, feature_module="patch_embed").layout.kind == "NLC"
+    net = create_without_data("vit_tiny_patch16_224", class_token=False, global_pool="avg")
+    net.blocks.insert(5, Merging())
+    with pytest.raises(ValueError, match=r"\('B', 98, 192\) in training mode and \('B', 196, 192\) in eval mode"):
+        choose_point(net)
+
+
 def test_classifiers() -> None:
     assert choose_point(create_without_data("resnet18")).classifiers == ("fc",)
     assert choose_point(create_without_data("convnext_atto")).classifiers == ("head.fc",)
@@ -105,6 +167,38 @@ def test_classifiers() -> None:
         heads = tuple(f"heads.{number}" for number in range(4))
         assert choose_point(create_without_data("efficientvim_m1")).classifiers == heads
     assert choose_point(create_without_data("deit_tiny_distilled_patch16_224")).classifiers == ("head", "head_dist")
+
+
+class TwoTasks(torch.nn.Module):
+    """A backbone and a head for each of two tasks, one under a name that heads of timm use."""
+
+    def __init__(self, container: type) -> None:
+        super().__init__()
+        self.net = timm.create_model("test_resnet", num_classes=0)
+        self.heads = torch.nn.ModuleDict({name: torch.nn.Linear(self.net.num_features, 4) for name in ("fc", "other")})
+        self.container = container
+
+    def get_classifier(self) -> Any:
+        return self.heads if self.container is torch.nn.ModuleDict else self.container(self.heads.items())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        features = self.net(x)
+        return self.heads["fc"](features) + self.heads["other"](features)
+
+
+@pytest.mark.parametrize("container", [torch.nn.ModuleDict, dict])
+def test_classifiers_in_a_dict(container: type) -> None:
+    torch.manual_seed(0)
+    net = TwoTasks(container)
+    point = choose_point(net, (3, 64, 64))
+    assert (point.feature_module, point.classifiers) == ("net.layer3.0", ("heads.fc", "heads.other"))
+    model, params = AlignMixModel(net, num_classes=4, input_size=(3, 64, 64)), draw(4, 0, 0, modes=("embed",))
+    images = torch.randn(4, 3, 64, 64)
+    logits = model(images, torch.arange(4), params).logits
+    features = model.detach().net(images)
+    lam = params.lam[:, None]
+    mixed = lam * features + (1 - lam) * features[params.perm]
+    assert torch.allclose(logits, net.heads["fc"](mixed) + net.heads["other"](mixed), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "levit_128s", "vit_tiny_patch16_224"])
@@ -220,27 +314,38 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
 
 
-def test_table_of_support_resumes(tmp_path: Path) -> None:
+def test_the_table_of_support_is_a_command() -> None:
+    command = [sys.executable, "-m", "alignmix_timm.points", "test_resnet", "crossvit_9_240"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "test_resnet: layer3.0 NCHW r=100, the deepest map that a spatial operation follows" in done.stdout
+    assert "crossvit_9_240: CrossVit at images of 240 x 240 has no map" in done.stdout
+    assert "crossvit 0/1, resnet 1/1\n1 of 2 supported, timm" in done.stdout
+    assert "Warning: 'alignmix_timm.points'" not in done.stderr
 
-    command = [sys.executable, "-m", "alignmix_timm.points", "--save", str(tmp_path / "points.jsonl")]
-    first = subprocess.run([*command, "test_resnet", "crossvit_9_240"], check=True, capture_output=True, text=True)
-    assert "test_resnet: layer3.0 NCHW r=100, the deepest map that a spatial operation follows" in first.stdout
-    assert "crossvit_9_240: CrossVit at images of 240 x 240 has no map" in first.stdout
-    assert "crossvit 0/1, resnet 1/1\n1 of 2 supported, timm" in first.stdout
-    saved = (tmp_path / "points.jsonl").read_text()
-    row = json.loads(saved.splitlines()[0])
-    (tmp_path / "points.jsonl").write_text(json.dumps({**row, "module": "kept"}) + '\n{"model": "test_v')
-    again = subprocess.run([*command, "test_resnet", "test_vit"], check=True, capture_output=True, text=True)
-    assert "test_resnet: kept" in again.stdout
-    assert [json.loads(line)["model"] for line in (tmp_path / "points.jsonl").open()] == ["test_resnet", "test_vit"]
-    smaller = subprocess.run(
-        [*command, "test_resnet", "--image-size", "32"], check=True, capture_output=True, text=True
-    )
-    assert "test_resnet: layer2.0 NCHW r=16" in smaller.stdout
-    unknown = subprocess.run([*command, "resnet"], check=False, capture_output=True, text=True)
-    assert unknown.returncode == 2
-    assert "not in timm.list_models()" in unknown.stderr
-    assert "Warning: 'alignmix_timm.points'" not in first.stderr + again.stderr
+
+@pytest.fixture
+def logging_restored() -> Iterator[None]:
+    """The command turns warnings off for its process."""
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_the_table_of_support_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], logging_restored: None
+) -> None:
+    path = tmp_path / "points.jsonl"
+    save = ["--save", str(path)]
+    main([*save, "test_resnet"])
+    row = json.loads(path.read_text())
+    path.write_text(json.dumps({**row, "module": "kept"}) + '\n{"model": "test_v')
+    main([*save, "test_resnet", "test_vit"])
+    assert "test_resnet: kept" in capsys.readouterr().out
+    assert [json.loads(line)["model"] for line in path.open()] == ["test_resnet", "test_vit"]
+    main([*save, "test_resnet", "--image-size", "32"])
+    assert "test_resnet: layer2.0 NCHW r=16" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main([*save, "resnet"])
+    assert "not in timm.list_models()" in capsys.readouterr().err
 
 
 def test_description_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..points import MixingPoint
+
+_SCRIPTING = "__prepare_scriptable__"  # torch.jit.script calls it, if a module has it
 
 
 class HookedModules:
@@ -46,11 +48,15 @@ class HookedModules:
         self._handles.append(self._modules[point.feature_module].register_forward_hook(self._after_features))
         for name in point.classifiers:
             self._handles.append(self._modules[name].register_forward_pre_hook(self._before_classifier))
+        for module in self._modules.values():
+            vars(module)[_SCRIPTING] = _refuse_scripting
 
     def remove(self) -> None:
         """Remove every hook."""
         while self._handles:
             self._handles.pop().remove()
+        for module in self._modules.values():
+            vars(module).pop(_SCRIPTING, None)
         self._modules = {}
 
     def stale(self) -> bool:
@@ -60,6 +66,10 @@ class HookedModules:
     def replaced(self) -> list[str]:
         """Names of hooked modules in whose place the network has another one now, or none."""
         return [name for name, module in self._modules.items() if _submodule(self.network, name) is not module]
+
+
+def _refuse_scripting() -> NoReturn:
+    raise RuntimeError("torch.jit.script cannot compile the hooks of AlignMix: detach() the model first.")
 
 
 def _submodule(network: nn.Module, name: str) -> nn.Module | None:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, get_pretrained_cfg, register_model
 from torch import Tensor, nn
 
-from ..points.maps import find_map
 from ..points.probe import trace
+from ..points.reading import MapReader
 
 Embedding = Literal["flatten", "tensor"]
 
@@ -34,10 +34,11 @@ class FeatureMap(nn.Module):
         super().__init__()
         try:
             self.backbone: Any = timm.create_model(backbone, num_classes=0, global_pool="", **options)
-            last = trace(self.backbone, image).logits[0]
+            traced = trace(self.backbone, image)
         except Exception as error:  # timm and its models raise many kinds
             raise ValueError(f"backbone {backbone!r} cannot be built without pooling: {error}") from error
-        found = find_map(last, image, getattr(self.backbone, "num_prefix_tokens", 0))
+        last = traced.logits[0]
+        found = MapReader(self.backbone, traced, image).read("")
         if found is None:
             raise ValueError(f"backbone {backbone!r} ends with {('B', *last.shape[1:])}, which is no map of positions.")
         self.layout, self.size = found

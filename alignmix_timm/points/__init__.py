@@ -3,7 +3,9 @@
 Mixed features must still pass a spatial operation. The assignment has unit column sums, so alignment keeps the mean
 over positions: on a map that only global pooling and a linear classifier follow, it changes nothing at all, and after
 the last block of a ViT the patch tokens no longer reach the class token. So the point is the deepest map that a spatial
-operation still follows. It is found by tracing the model, not by a table of names.
+operation still follows. It is found by tracing the model, not by a table of names. The trace runs past all hooks on a
+copy without data, and leaves the model as it was. Maps that can be read in several ways, and tokens that are dropped or
+merged in training mode, are refused.
 
     python -m alignmix_timm.points resnet50 vit_tiny_patch16_224
     python -m alignmix_timm.points --all --save points.jsonl      # every model of timm; goes on where it stopped
@@ -17,13 +19,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from .layout import Layout
 from .maps import FeatureMaps
-
-ImageSize = tuple[int, int, int]  # (C, H, W)
+from .probe import ImageSize as ImageSize
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,7 @@ def choose_points(
         raise ValueError(f"input_size must be (channels, height, width), got {input_size}.")
     if hooks := getattr(model, "hooks", None):  # of an AlignMixModel or Autoencoder
         model, classifier = hooks.model, classifier or hooks.classifier
-    with torch.inference_mode(False):  # the trace needs autograd
-        maps = FeatureMaps(model, built_for(model) if input_size is None else input_size, classifier)
+    maps = FeatureMaps(model, built_for(model) if input_size is None else input_size, classifier)
     return [_point_in(maps, feature_module) for feature_module in feature_modules]
 
 
@@ -119,7 +118,7 @@ def _point_in(maps: FeatureMaps, feature_module: str | int | None) -> MixingPoin
         name, reason = maps.deepest()
     else:
         name, reason = maps.override(feature_module), "chosen by hand"
-    layout, map_size = maps.maps[name]
+    layout, map_size = maps.read(name)
     embedding = maps.trace.inputs[maps.classifiers[0]].shape[2:]
     embedding_size = (embedding[0], embedding[1]) if len(embedding) == 2 else None
     return MixingPoint(name, layout, map_size, maps.classifiers, maps.input_size, reason, embedding_size)

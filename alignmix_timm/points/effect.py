@@ -1,16 +1,19 @@
 """Whether alignment matters at a mixing point: the degeneracy check."""
 
-import copy
+import functools
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..alignment import Alignment
 from . import MixingPoint
+from .copies import copy_without_hooks, wrap_call
 from .layout import mix_maps
 from .probe import tensors_of
 
@@ -42,11 +45,11 @@ def alignment_effect(
     Returns:
         ``|aligned - unaligned| / |unaligned|`` over the logits of eight pairs mixed half and half.
     """
-    generator = torch.Generator().manual_seed(seed)
-    copied = copy.deepcopy(model).float()
+    generator = torch.Generator("cpu").manual_seed(seed)
+    copied = copy_without_hooks(model, _to_float).eval()
     _leave_start(copied, generator)
     device = next((parameter.device for parameter in copied.parameters()), torch.device("cpu"))
-    coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator)
+    coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator, device="cpu")
     images = F.interpolate(coarse, size=point.input_size[1:], mode="bilinear").to(device)
     _calibrate_batch_norm(copied, images)
     converged = replace(alignment or Alignment(), num_iters=_CONVERGED)
@@ -64,14 +67,15 @@ def alignment_effect(
 def _mixed_logits(
     model: nn.Module, point: MixingPoint, images: Tensor, move: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    def hook(module: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    def mixed(call: Any, *args: Any, **kwargs: Any) -> Any:
+        output = call(*args, **kwargs)
         feats = output[0] if isinstance(output, tuple) else output
         feats = mix_maps(point.layout, feats, feats.roll(1, 0), 0.5, move)
         return (feats, *output[1:]) if isinstance(output, tuple) else feats
 
-    handle = model.get_submodule(point.feature_module).register_forward_hook(hook)
+    undo = wrap_call(model.get_submodule(point.feature_module), mixed)
     logits = tensors_of(model(images))[0]
-    handle.remove()
+    undo()
     return logits
 
 
@@ -80,15 +84,26 @@ def _leave_start(model: nn.Module, generator: torch.Generator) -> None:
     for name, parameter in model.named_parameters():
         constant = bool((parameter == parameter.flatten()[0]).all()) and float(parameter.flatten()[0].abs()) <= 1e-3
         if constant and not any(word in name.rpartition(".")[2] for word in _NOT_SCALES):
-            parameter.copy_(torch.rand(parameter.shape, generator=generator) + 0.5)
+            parameter.copy_(torch.rand(parameter.shape, generator=generator, device="cpu") + 0.5)
 
 
 def _calibrate_batch_norm(model: nn.Module, images: Tensor) -> None:
-    """Give batch-norm layers the statistics of these images; leave the model in eval mode."""
-    model.eval()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.train()
-            module.momentum = 1.0
+    """Give batch-norm layers the statistics of these images; in eval mode, where no layer waits for other processes."""
+
+    def measured(layer: _BatchNorm, call: Any, features: Tensor) -> Any:
+        dims = [dim for dim in range(features.ndim) if dim != 1]
+        layer.running_mean, layer.running_var = features.mean(dims), features.var(dims)
+        return call(features)
+
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    undo = [wrap_call(layer, functools.partial(measured, layer)) for layer in layers]
     model(images)
-    model.eval()
+    for each in undo:
+        each()
+
+
+def _to_float(tensor: Tensor) -> Tensor:
+    """A copy of the data, in fp32, whole where the tensor is sharded."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    whole = whole.detach().clone()
+    return whole.float() if whole.is_floating_point() else whole

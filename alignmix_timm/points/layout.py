@@ -1,6 +1,5 @@
 """Feature maps as tokens and back: NCHW, NHWC, and NLC with prefix tokens."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -22,14 +21,6 @@ class Layout:
 
     kind: Literal["NCHW", "NHWC", "NLC"]
     num_prefix: int = 0
-
-    def grid(self, shape: tuple[int, ...], image: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of a map of this shape, of images of this height and width; (0, 0) if there is none."""
-        if self.kind != "NLC":
-            return (shape[2], shape[3]) if self.kind == "NCHW" else (shape[1], shape[2])
-        tokens = max(shape[1] - self.num_prefix, 0)
-        height = round(math.sqrt(tokens * image[0] / image[1]))
-        return (height, tokens // height) if height and tokens % height == 0 else (0, 0)
 
     def split(self, feats: Tensor) -> tuple[Tensor, Tensor | None]:
         """Take a map apart into position tokens [B, N, D] and prefix tokens [B, P, D] (None where there are none).

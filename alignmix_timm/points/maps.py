@@ -7,10 +7,11 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .layout import Layout
-from .probe import BATCH, trace
+from .probe import trace
+from .reading import MapReader
 
 _logger = logging.getLogger(__name__)
 
@@ -36,11 +37,8 @@ class FeatureMaps:
             raise ValueError(
                 f"{self.label}: its classifier {silent[0]!r} is never called, so no embedding can be mixed."
             )
-        prefix = getattr(model, "num_prefix_tokens", 0)
-        self.maps: dict[str, tuple[Layout, tuple[int, int]]] = {}
-        for name, output in self.trace.outputs.items():
-            if name and (found := find_map(output, input_size, prefix)):
-                self.maps[name] = found
+        self.reader = MapReader(model, self.trace, input_size)
+        self.maps = [name for name, output in self.trace.outputs.items() if name and self.reader.fits(output)]
         # What stands beside a classifier is its head, unless that is where the feature maps are.
         parents = [classifier.rpartition(".")[0] for classifier in self.classifiers]
         trunk = [parent for parent in parents if any(name.startswith(f"{parent}.") for name in self.maps)]
@@ -68,7 +66,10 @@ class FeatureMaps:
             followers = [name for name in after if not block.startswith(f"{name}.")]
             if not followers or not self.trace.dominates(block):
                 continue
-            height, width = self.maps[block][1]
+            found = self.reader.read(block)
+            if found is None:
+                continue
+            height, width = found[1]
             if min(height, width) >= MIN_SIZE:
                 if passed_over:
                     _logger.warning("AlignMix mixes %s at %s%s.", self.label, block, passed_over)
@@ -101,12 +102,25 @@ class FeatureMaps:
                 f"module {wanted!r} {why} in {self.label}. As feature_module, or as a layer of a mixer, choose one of "
                 f"its blocks: {blocks}."
             )
-        height, width = self.maps[wanted][1]
+        height, width = self.read(wanted)[1]
         if min(height, width) < MIN_SIZE:
             warnings.warn(f"the map at {wanted!r} is {height} x {width}, under {MIN_SIZE} x {MIN_SIZE}.", stacklevel=3)
         if not self.trace.dominates(wanted):
             warnings.warn(f"the logits depend on more than {wanted!r}: what by-passes it is not mixed.", stacklevel=3)
         return wanted
+
+    def read(self, name: str) -> tuple[Layout, tuple[int, int]]:
+        """Layout and size of the map that a module returns.
+
+        Raises:
+            ValueError: as :meth:`MapReader.read`, or the map is [B, C, N].
+        """
+        if (found := self.reader.read(name)) is None:
+            raise ValueError(
+                f"module {name!r} returns channels before positions, {('B', *self.trace.outputs[name].shape[1:])}, in "
+                f"{self.label}. As feature_module, or as a layer of a mixer, choose one of its blocks: {self.blocks()}."
+            )
+        return found
 
     def blocks(self) -> list[str]:
         """Candidate blocks for ``feature_module`` as an index: those on whose map the logits depend alone."""
@@ -158,31 +172,6 @@ def _largest(size: int | tuple[int, ...]) -> int:
     return max(size, default=1) if isinstance(size, tuple) else size
 
 
-def find_map(output: Tensor, input_size: tuple[int, int, int], prefix: int) -> tuple[Layout, tuple[int, int]] | None:
-    """Read a traced output as a map with the aspect ratio of the image; None if it has no positions."""
-    shape = tuple(output.shape)
-    if shape[0] != BATCH:
-        return None
-    layouts: list[Layout] = []
-    if len(shape) == 4:
-        layouts = [Layout("NCHW"), Layout("NHWC")]
-    elif len(shape) == 3:
-        square = shape[1] - math.isqrt(shape[1]) ** 2
-        layouts = [Layout("NLC", count) for count in dict.fromkeys((prefix, 0, square))]
-    image = (input_size[1], input_size[2])
-    grids = [(layout, layout.grid(shape, image)) for layout in layouts]
-    fits = [(_misfit(grid, image), layout, grid) for layout, grid in grids if math.prod(grid) > 1]
-    misfit, layout, grid = min(fits, key=lambda fit: fit[0], default=(math.inf, Layout("NCHW"), (0, 0)))
-    return (layout, grid) if misfit < 1 else None
-
-
-def _misfit(grid: tuple[int, int], image: tuple[int, int]) -> float:
-    """By how many positions a map differs from the image shrunk to as many positions; none may, if it is square."""
-    stride = math.sqrt(math.prod(image) / math.prod(grid))
-    misfit = abs(grid[0] - image[0] / stride)
-    return misfit if image[0] != image[1] or grid[0] == grid[1] else math.inf
-
-
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
     """Names of the modules whose input is the embedding."""
     label = type(model).__name__
@@ -197,6 +186,8 @@ def _classifiers(model: nn.Module) -> tuple[str, ...]:
     heads, pending = [], [found]
     while pending:
         head = pending.pop(0)
+        if isinstance(head, dict | nn.ModuleDict):  # a head for each task
+            head = list(head.values())
         if isinstance(head, tuple | list | nn.ModuleList):  # distilled models, and heads of every stage
             pending[:0] = list(head)
             continue

@@ -4,7 +4,10 @@ The trace runs on a copy without data (fake tensors): no arithmetic, whatever th
 model is touched: weights, buffers, caches, training flags, random state.
 """
 
-import copy
+import contextlib
+import functools
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import Node
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .copies import copy_without_hooks, wrap_call
+
+ImageSize = tuple[int, int, int]  # (C, H, W)
 
 BATCH = 3  # a traced output that starts with this size is taken to hold one item per image
 
@@ -54,54 +62,99 @@ class Trace:
         return reached
 
 
-def trace(model: nn.Module, input_size: tuple[int, int, int]) -> Trace:
+def trace(model: nn.Module, input_size: ImageSize) -> Trace:
     """Run a copy of the model, in eval mode, on fake images of ``input_size`` (C, H, W).
 
     Raises:
         ValueError: the model does not take images of this size; the model's own error is its cause.
     """
-    inputs: dict[str, Tensor] = {}
-    outputs: dict[str, Tensor] = {}
-    nodes: dict[str, Node | None] = {}
+    traced, error = _run(model, input_size)
+    if error is not None:
+        raise ValueError(
+            f"the model does not run on images of size {tuple(input_size)}: pass input_size=(C, H, W) of the "
+            f"images in use. {error}"
+        ) from error
+    return traced
 
-    def record(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            first = output[0] if isinstance(output, tuple) and output else output
-            for tensors, records in ((tensors_of(args), inputs), (tensors_of(first), outputs)):
-                records.pop(name, None)  # a module that runs twice counts where it ran last
-                if tensors and (records is inputs or tensors[0] is first):
-                    records[name] = tensors[0]
-            nodes[name] = outputs[name].grad_fn if name in outputs else None
 
-        return hook
+def trace_resized(model: nn.Module, input_size: ImageSize) -> Trace:
+    """As :func:`trace`, on images for which the model may not be built, as far as it runs.
 
+    Where it has timm's ``set_input_size``, the copy is set to this size first.
+    """
+    return _run(model, input_size, resize=True)[0]
+
+
+def trace_training(model: nn.Module, input_size: ImageSize) -> Trace:
+    """As :func:`trace`, in training mode, as far as the model runs; batch norm waits for no other process."""
+    return _run(model, input_size, training=True)[0]
+
+
+def _run(
+    model: nn.Module, input_size: ImageSize, training: bool = False, resize: bool = False
+) -> tuple[Trace, Exception | None]:
+    """The trace up to an error of the model, and the error."""
+    recorder = _Recorder()
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.enable_grad():
-        fake = _without_data(model).eval()
+    logits, failure = [], None
+    with _quietly(), FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode(False), torch.enable_grad():
+        fake = copy_without_hooks(model, _without_data).train(training)
         for name, module in fake.named_modules():
-            module._forward_hooks.clear()  # those of others must not see fake tensors
-            module._forward_pre_hooks.clear()
-            module.register_forward_hook(record(name))
+            wrap_call(module, functools.partial(recorder.call, name))
+            if isinstance(module, _BatchNorm):
+                module.eval()
         image = torch.zeros(BATCH, *input_size, device=device, dtype=dtype, requires_grad=True)
+        set_input_size: Any = getattr(fake, "set_input_size", None)
         try:
+            if resize and set_input_size is not None:
+                set_input_size(img_size=input_size[1:])
             logits = tensors_of(fake(image))
-        except Exception as error:
-            raise ValueError(
-                f"the model does not run on images of size {tuple(input_size)}: pass input_size=(C, H, W) of the "
-                f"images in use. {error}"
-            ) from error
-    return Trace(inputs, outputs, nodes, logits, image)
+        except Exception as error:  # models raise many kinds
+            failure = error
+    return Trace(recorder.inputs, recorder.outputs, recorder.nodes, logits, image), failure
 
 
-def _without_data(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers hold no data; call it in a fake tensor mode."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(torch.empty_like(parameter), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer)
-    return copy.deepcopy(model, memo)
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without torch's log of operations that fail on fake tensors."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Recorder:
+    """What the modules of a copy received and returned."""
+
+    def __init__(self) -> None:
+        self.inputs: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        self.nodes: dict[str, Node | None] = {}
+
+    def call(self, name: str, call: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a module and record it."""
+        output = call(*args, **kwargs)
+        self._record(name, args, output)
+        return output
+
+    def _record(self, name: str, args: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) and output else output
+        for tensors, records in ((tensors_of(args), self.inputs), (tensors_of(first), self.outputs)):
+            records.pop(name, None)  # a module that runs twice counts where it ran last
+            if tensors and (records is self.inputs or tensors[0] is first):
+                records[name] = tensors[0]
+        self.nodes[name] = self.outputs[name].grad_fn if name in self.outputs else None
+
+
+def _without_data(tensor: Tensor) -> Tensor:
+    """In a fake tensor mode: a tensor of the same geometry, whole where the tensor is sharded."""
+    if tensor.layout is not torch.strided:
+        return tensor
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
 
 
 def tensors_of(value: Any) -> list[Tensor]:
