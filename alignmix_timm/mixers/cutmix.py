@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..functional import mix_targets
-from ..params import MixParams, Place, check_draw_options, draw
+from ..params import MixParams, Place
 from ..seeds import Stream, generator
-from .contract import HookedNetwork, Mixed, Mixer
+from .contract import HookedNetwork, Mixed
+from .pairs import PairMixer
 
 
 def box_around(centre: Tensor, lam: Tensor, height: int, width: int) -> Tensor:
@@ -73,13 +74,14 @@ def paste(images: Tensor, perm: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class CutMix(Mixer):
+class CutMix(PairMixer):
     """CutMix. Defaults: those of its paper's code for ImageNet; the AlignMix paper trains with ``alpha=2``.
 
+    The share of the image that is left ~ Beta(alpha, alpha); targets follow the area after clipping. The paper's
+    ``prob`` is 0.5 for CIFAR.
+
     Args:
-        alpha: Share of the image that is left ~ Beta(alpha, alpha), > 0; targets follow the area after clipping.
-        prob: Probability that a batch is mixed, in [0, 1]; the paper's is 0.5 for CIFAR.
-        per_example: One box for each example, or one for the batch.
+        alpha, prob, per_example: See :class:`PairMixer`.
         minmax: Least and largest side of the box as shares of the image's, in place of alpha.
 
     Raises:
@@ -88,21 +90,16 @@ class CutMix(Mixer):
 
     name: ClassVar[str] = "cutmix"
 
-    alpha: float = 1.0
-    prob: float = 1.0
-    per_example: bool = False
     minmax: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        check_draw_options(self.alpha, prob=self.prob)
+        super().__post_init__()
         if self.minmax is not None and not _are_shares(self.minmax):
             raise ValueError(f"minmax must be two shares in [0, 1], the least first, got {self.minmax}.")
 
     def draw(self, batch_size: int, place: Place) -> MixParams:
         """Draw permutation, lam, and the places of the boxes as shares of the image."""
-        params = draw(
-            batch_size, *place, alpha=self.alpha, modes=("input",), prob=self.prob, per_example=self.per_example
-        )
+        params = self._draw_pairs(batch_size, place)
         if params.mode == "none":
             return params
         rng = generator(place.seed, Stream.REGION, *place[1:])
@@ -112,7 +109,7 @@ class CutMix(Mixer):
         if self.minmax is not None:
             least, most = self.minmax
             extra["sides"] = least + extent * (most - least)
-        return replace(params, mixer=self.name, extra=extra)
+        return replace(params, extra=extra)
 
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Paste, and mix the targets by area."""
