@@ -31,6 +31,5 @@ class PairMixer(Mixer):
         return self._draw_pairs(batch_size, place)
 
     def _draw_pairs(self, batch_size: int, place: Place, mode: Mode = "input") -> MixParams:
-        options = dict(alpha=self.alpha, prob=self.prob, per_example=self.per_example)
-        params = draw(batch_size, *place, modes=(mode,), **options)
+        params = draw(batch_size, *place, alpha=self.alpha, modes=(mode,), prob=self.prob, per_example=self.per_example)
         return params if params.mode == "none" else replace(params, mixer=self.name)
