@@ -15,13 +15,19 @@ from tables import measured, spread
 
 from alignmix_timm.training.config import parse_config
 
-METHODS = {"none": "no mixing", "mixup": "input mixup", "cutmix": "CutMix", "alignmix": "AlignMix"}
+METHODS = {
+    "none": "no mixing",
+    "mixup": "input mixup",
+    "cutmix": "CutMix",
+    "alignmix": "AlignMix",
+    "cutout": "Cutout",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--mixers", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--mixers", nargs="+", choices=METHODS, default=["none", "mixup", "cutmix", "alignmix"])
     args, others = parser.parse_known_args()
     config = parse_config(others, Path(__file__).parent / "configs" / "fashion_mnist.yaml")
     table = {}

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMix, AlignMixCollator, AlignMixModel, MixParams, detach
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf
+from alignmix_timm.mixers import AlignMixup, CutMix, Cutout, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf
 from alignmix_timm.params import FEATURE_MODES, Place
 
 ROWS: dict[str, Mixer] = {
@@ -35,6 +35,8 @@ ROWS: dict[str, Mixer] = {
     "cutmix, own box": CutMix(alpha=2.0, prob=0.7, per_example=True),
     "cutmix, minmax": CutMix(minmax=(0.2, 0.8)),
     "cutmix, own minmax": CutMix(minmax=[0.0, 1.0], per_example=True),
+    "cutout": Cutout(),
+    "cutout, others": Cutout(side=0.3, fill=-1.5, prob=0.7),
     "one of": OneOf((AlignMixup(), ManifoldMixup(), InputMixup(), CutMix(per_example=True), NoMixing())),
     "one of, until": OneOf([AlignMixup(), CutMix()], [1, 3], prob=0.7, until=6),
     "one of, within": OneOf((OneOf((CutMix(), InputMixup())), ManifoldMixup(("layer3",))), (2, 1)),
@@ -83,6 +85,11 @@ def draws(mixer: Mixer, batch: int = 5) -> list[MixParams]:
     return list(found.values())
 
 
+def pairs(mixer: Mixer) -> bool:
+    """Whether examples have partners; the holes of Cutout need none."""
+    return not isinstance(mixer, Cutout)
+
+
 def contents(params: MixParams) -> dict[str, object]:
     """All that was drawn, to compare bit by bit."""
     extra = {name: value.tolist() for name, value in params.extra.items()}
@@ -97,7 +104,7 @@ def test_the_same_place_gives_the_same_bits(mixer: Mixer) -> None:
     again = [contents(pickle.loads(pickle.dumps(mixer)).draw(32, place)) for place in reversed(places)]
     assert first == again[::-1]
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    mixed = [str(drawn["perm"]) for drawn in first if drawn["mode"] != "none"]
+    mixed = [str(drawn["perm" if pairs(mixer) else "extra"]) for drawn in first if drawn["mode"] != "none"]
     assert len(set(mixed)) == len(mixed)
 
 
@@ -107,8 +114,9 @@ def test_processes_agree_on_what_is_done_and_not_with_whom(mixer: Mixer) -> None
         drawn = [mixer.draw(batch, Place(0, step, micro)) for micro, batch in enumerate((32, 32, 7))]
         assert len({(params.mode, params.mixer, params.layer, params.aligned) for params in drawn}) == 1
         if drawn[0].mode != "none":
-            assert not torch.equal(drawn[0].perm, drawn[1].perm)
-            assert not torch.equal(drawn[0].lam, drawn[1].lam)
+            if pairs(mixer):
+                assert not torch.equal(drawn[0].perm, drawn[1].perm)
+                assert not torch.equal(drawn[0].lam, drawn[1].lam)
             assert all(not torch.equal(value, drawn[1].extra[name]) for name, value in drawn[0].extra.items())
 
 
@@ -161,6 +169,10 @@ def test_targets_are_the_mixture(mixer: Mixer) -> None:
                 kept, pasted = (seen[-1] == own).all(1), (seen[-1] == partner).all(1)
                 assert (kept | pasted).all()
                 share = torch.where(params.perm == labels(), 1.0, kept.float().mean((1, 2)))
+            elif params.mixer == "cutout":
+                kept, hole = seen[-1] == own, seen[-1] == mixer.fill
+                assert (kept | hole).all()
+                assert not kept.all()
             elif params.mode == "input":
                 lam = params.lam.view(-1, 1, 1, 1)
                 assert torch.allclose(seen[-1], lam * own + (1 - lam) * partner, atol=1e-6)
@@ -195,7 +207,7 @@ def test_dtype_and_memory_format_are_kept(mixer: Mixer, dtype: torch.dtype) -> N
 @each_row
 def test_short_and_odd_batches(mixer: Mixer) -> None:
     model = mixing(mixer)
-    assert {mixer.draw(1, Place(0, step)).mode for step in STEPS} == {"none"}
+    assert not pairs(mixer) or {mixer.draw(1, Place(0, step)).mode for step in STEPS} == {"none"}
     with torch.no_grad():
         for batch in (1, 2, 3):
             for params in draws(mixer, batch):

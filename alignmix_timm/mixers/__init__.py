@@ -7,6 +7,7 @@ training. A new mixer is a file here, and a line in ``registry``.
 from .alignmix import AlignMixup, drawn_by
 from .contract import HookedNetwork, Mixed, Mixer, image_size, mix_batch
 from .cutmix import CutMix
+from .cutout import Cutout
 from .input import InputMixup
 from .manifold import ManifoldMixup
 from .mix_draw import MixDraw, drawn
@@ -17,6 +18,7 @@ __all__ = [
     "MIXERS",
     "AlignMixup",
     "CutMix",
+    "Cutout",
     "HookedNetwork",
     "InputMixup",
     "ManifoldMixup",

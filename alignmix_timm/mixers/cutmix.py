@@ -53,6 +53,18 @@ def box_within(place: Tensor, sides: Tensor, height: int, width: int) -> Tensor:
     return torch.stack(spans, 1)
 
 
+def inside(box: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in the box of each image, [B, H, W] bool.
+
+    Args:
+        box: [B, 4], see :func:`box_around`.
+        height, width: Of the images, in pixels.
+    """
+    rows, columns = (torch.arange(side, device=box.device) for side in (height, width))
+    top, bottom, left, right = box.T.unsqueeze(2)
+    return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
+
+
 def paste(images: Tensor, perm: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
     """Paste each partner into the box of its image.
 
@@ -65,12 +77,9 @@ def paste(images: Tensor, perm: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         The images, and the share of each that was left, [B] fp32: ``1 - area / (H * W)``.
     """
     height, width = images.shape[2:]
-    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
-    top, bottom, left, right = box.T.unsqueeze(2)
-    inside_rows, inside_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
-    inside = (inside_rows[:, :, None] & inside_columns[:, None, :]).unsqueeze(1)
-    area = inside_rows.sum(1) * inside_columns.sum(1)
-    return torch.where(inside, images[perm], images), 1 - area.float() / (height * width)
+    top, bottom, left, right = box.T
+    mixed = torch.where(inside(box, height, width).unsqueeze(1), images[perm], images)
+    return mixed, 1 - ((bottom - top) * (right - left)).float() / (height * width)
 
 
 @dataclass(frozen=True)
