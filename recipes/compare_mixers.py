@@ -21,6 +21,7 @@ METHODS = {
     "cutmix": "CutMix",
     "alignmix": "AlignMix",
     "cutout": "Cutout",
+    "saliencymix": "SaliencyMix",
 }
 
 

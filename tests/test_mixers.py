@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMix, AlignMixCollator, AlignMixModel, MixParams, detach
-from alignmix_timm.mixers import AlignMixup, CutMix, Cutout, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf
+from alignmix_timm.mixers import (
+    AlignMixup,
+    CutMix,
+    Cutout,
+    InputMixup,
+    ManifoldMixup,
+    Mixer,
+    NoMixing,
+    OneOf,
+    SaliencyMix,
+)
 from alignmix_timm.params import FEATURE_MODES, Place
 
 ROWS: dict[str, Mixer] = {
@@ -37,6 +47,9 @@ ROWS: dict[str, Mixer] = {
     "cutmix, own minmax": CutMix(minmax=[0.0, 1.0], per_example=True),
     "cutout": Cutout(),
     "cutout, others": Cutout(side=0.3, fill=-1.5, prob=0.7),
+    "saliencymix": SaliencyMix(),
+    "saliencymix, own box": SaliencyMix(alpha=2.0, prob=0.7, per_example=True, mean=(0.5,) * 3, std=(0.2,) * 3),
+    "saliencymix, as released": SaliencyMix(saliency_input="as_released"),
     "one of": OneOf((AlignMixup(), ManifoldMixup(), InputMixup(), CutMix(per_example=True), NoMixing())),
     "one of, until": OneOf([AlignMixup(), CutMix()], [1, 3], prob=0.7, until=6),
     "one of, within": OneOf((OneOf((CutMix(), InputMixup())), ManifoldMixup(("layer3",))), (2, 1)),
@@ -165,7 +178,7 @@ def test_targets_are_the_mixture(mixer: Mixer) -> None:
             share = params.lam
             if params.mode == "none":
                 assert torch.equal(seen[-1], own)
-            elif params.mixer == "cutmix":
+            elif params.mixer in ("cutmix", "saliencymix"):
                 kept, pasted = (seen[-1] == own).all(1), (seen[-1] == partner).all(1)
                 assert (kept | pasted).all()
                 share = torch.where(params.perm == labels(), 1.0, kept.float().mean((1, 2)))

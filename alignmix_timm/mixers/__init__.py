@@ -13,6 +13,7 @@ from .manifold import ManifoldMixup
 from .mix_draw import MixDraw, drawn
 from .one_of import NoMixing, OneOf
 from .registry import MIXERS, make_mixer
+from .saliencymix import SaliencyMix
 
 __all__ = [
     "MIXERS",
@@ -27,6 +28,7 @@ __all__ = [
     "Mixer",
     "NoMixing",
     "OneOf",
+    "SaliencyMix",
     "drawn",
     "drawn_by",
     "image_size",

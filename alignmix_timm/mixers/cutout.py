@@ -40,9 +40,9 @@ class Cutout(Mixer):
     The centre is uniform over the pixels, so part of the square may lie outside the image. Images have no partners: a
     batch of one image is cut as well. It costs next to nothing, and goes with every network.
 
-    The hole of the authors' code has 16 of 32 pixels for CIFAR-10, which is the default, 8 for CIFAR-100 (``side=0.25``)
-    and 20 for SVHN (``side=0.625``), and the value 0 in normalised images, their mean. The AlignMix paper compares with
-    it in localization (Table 4). Unlike the authors' transform it acts after augmentation, once a batch.
+    In the authors' code the side is 16 of 32 pixels for CIFAR-10, which is the default, 8 for CIFAR-100 (``side=0.25``)
+    and 20 for SVHN (``side=0.625``); holes are 0 after normalisation, the mean of the images. The AlignMix paper
+    compares with it in localization (Table 4).
 
     Args:
         side: Of the square, as a share of the shorter side of the image, in (0, 1].

@@ -12,6 +12,7 @@ from .cutout import Cutout
 from .input import InputMixup
 from .manifold import ManifoldMixup
 from .one_of import NoMixing
+from .saliencymix import SaliencyMix
 
 MIXERS: dict[str, type[Mixer]] = {
     mixer.name: mixer
@@ -21,6 +22,7 @@ MIXERS: dict[str, type[Mixer]] = {
         InputMixup,
         CutMix,
         Cutout,
+        SaliencyMix,
         NoMixing,
     )
 }
