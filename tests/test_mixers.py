@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from style import Identity
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -25,7 +26,10 @@ from alignmix_timm.mixers import (
     NoMixing,
     OneOf,
     SaliencyMix,
+    StyleCutMix,
+    StyleMix,
 )
+from alignmix_timm.mixers.cutmix import box_around, inside
 from alignmix_timm.params import FEATURE_MODES, Place
 
 ROWS: dict[str, Mixer] = {
@@ -50,6 +54,10 @@ ROWS: dict[str, Mixer] = {
     "saliencymix": SaliencyMix(),
     "saliencymix, own box": SaliencyMix(alpha=2.0, prob=0.7, per_example=True, mean=(0.5,) * 3, std=(0.2,) * 3),
     "saliencymix, as released": SaliencyMix(saliency_input="as_released"),
+    "stylemix": StyleMix(codec=Identity(), size=None, prob=0.7),
+    "stylemix, own style": StyleMix(codec=Identity(), size=None, prob=1.0, per_example=True, alpha=2.0),
+    "stylecutmix": StyleCutMix(codec=Identity(), size=None, prob=0.7),
+    "stylecutmix, own style": StyleCutMix(codec=Identity(), size=None, prob=1.0, per_example=True, ratio=0.2),
     "one of": OneOf((AlignMixup(), ManifoldMixup(), InputMixup(), CutMix(per_example=True), NoMixing())),
     "one of, until": OneOf([AlignMixup(), CutMix()], [1, 3], prob=0.7, until=6),
     "one of, within": OneOf((OneOf((CutMix(), InputMixup())), ManifoldMixup(("layer3",))), (2, 1)),
@@ -150,7 +158,10 @@ def test_what_is_drawn_has_the_form_of_a_batch(mixer: Mixer) -> None:
 
 def without_partner(params: MixParams) -> MixParams:
     """The same mix, of which nothing comes from the partner."""
-    extra = {name: torch.zeros_like(value) if name == "sides" else value for name, value in params.extra.items()}
+    known = {"sides": 0.0, "style": 1.0, "place": 0.5}  # no box, one's own style, a box of full size in the middle
+    extra = {
+        name: torch.full_like(value, known[name]) if name in known else value for name, value in params.extra.items()
+    }
     return replace(params, lam=torch.ones_like(params.lam), extra=extra)
 
 
@@ -182,6 +193,15 @@ def test_targets_are_the_mixture(mixer: Mixer) -> None:
                 kept, pasted = (seen[-1] == own).all(1), (seen[-1] == partner).all(1)
                 assert (kept | pasted).all()
                 share = torch.where(params.perm == labels(), 1.0, kept.float().mean((1, 2)))
+            elif params.mixer == "stylemix":  # the images: see test_stylemix.py
+                share = mixer.ratio * params.lam + (1 - mixer.ratio) * params.extra["style"]
+            elif params.mixer == "stylecutmix":
+                gamma, height, width = params.extra["gamma"], *SIZE
+                area = (
+                    inside(box_around(params.extra["place"], 1 - params.lam, height, width), *SIZE).float().mean((1, 2))
+                )
+                restyled = gamma * area + (1 - gamma) * params.extra["style"]
+                share = mixer.ratio * area + (1 - mixer.ratio) * restyled
             elif params.mixer == "cutout":
                 kept, hole = seen[-1] == own, seen[-1] == mixer.fill
                 assert (kept | hole).all()

@@ -123,6 +123,7 @@ def test_the_engine_trains_with_it(tmp_path: Path) -> None:
             "mixer_args must be MIXER.ARGUMENT=value of one of cutmix, got 'alpha'",
         ),
         ("--mixers manifold --mixer-args manifold.layers=1", "manifold: layers must be a list"),
+        ("--mixers stylemix", "stylemix: codec must be given, or both encoder and decoder, got none of them"),
     ],
 )
 def test_wrong_mixers_are_named_by_the_engine(arguments: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:

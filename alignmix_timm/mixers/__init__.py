@@ -14,9 +14,13 @@ from .mix_draw import MixDraw, drawn
 from .one_of import NoMixing, OneOf
 from .registry import MIXERS, make_mixer
 from .saliencymix import SaliencyMix
+from .style_codec import AdaINCodec, StyleCodec, load_codec
+from .stylecutmix import StyleCutMix
+from .stylemix import StyleMix
 
 __all__ = [
     "MIXERS",
+    "AdaINCodec",
     "AlignMixup",
     "CutMix",
     "Cutout",
@@ -29,9 +33,13 @@ __all__ = [
     "NoMixing",
     "OneOf",
     "SaliencyMix",
+    "StyleCodec",
+    "StyleCutMix",
+    "StyleMix",
     "drawn",
     "drawn_by",
     "image_size",
+    "load_codec",
     "make_mixer",
     "mix_batch",
 ]

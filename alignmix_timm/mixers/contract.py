@@ -49,7 +49,7 @@ class Mixer(ABC):
     name: ClassVar[str]
 
     def __str__(self) -> str:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.repr}
         return f"{self.name} ({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
 
     @property

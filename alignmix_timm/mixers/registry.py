@@ -13,6 +13,8 @@ from .input import InputMixup
 from .manifold import ManifoldMixup
 from .one_of import NoMixing
 from .saliencymix import SaliencyMix
+from .stylecutmix import StyleCutMix
+from .stylemix import StyleMix
 
 MIXERS: dict[str, type[Mixer]] = {
     mixer.name: mixer
@@ -23,6 +25,8 @@ MIXERS: dict[str, type[Mixer]] = {
         CutMix,
         Cutout,
         SaliencyMix,
+        StyleMix,
+        StyleCutMix,
         NoMixing,
     )
 }
