@@ -206,5 +206,7 @@ def test_wrong_options_are_named(options: dict[str, object], message: str) -> No
 
 def test_a_mean_of_other_channels_is_named() -> None:
     mixer = SaliencyMix(mean=MEAN, std=STD)
-    with pytest.raises(ValueError, match=r"std must be one number for each of 1 channels, got \[0.229, 0.224, 0.225\]"):
+    with pytest.raises(
+        ValueError, match=r"mean must be one number for each of 1 channels, got \[0.485, 0.456, 0.406\]"
+    ):
         mixer.mix(torch.zeros(4, 1, 8, 8), torch.eye(4), mixer.draw(4, Place(0, 0)), None)

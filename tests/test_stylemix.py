@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from style import Identity
 from torch import Tensor, nn
 
-from alignmix_timm import MixParams
+from alignmix_timm import AlignMixModel, MixParams
 from alignmix_timm.mixers import CutMix, Mixer, StyleCutMix, StyleMix, make_mixer
 from alignmix_timm.mixers.style_codec import adain
 from alignmix_timm.mixers.stylecutmix import class_distances
@@ -287,3 +288,17 @@ def test_a_codec_that_changes_the_size_is_named(kind: type[StyleMixer]) -> None:
     mixer = kind(codec=Halving(), size=None, prob=1.0)
     with pytest.raises(ValueError, match=r"of the size that it encodes, \(3, 12, 20\), got \(3, 6, 10\). Set size"):
         mixer.mix(images(), EYE, mixer.draw(4, Place(0, 0)), None)
+
+
+def test_the_codec_is_no_part_of_the_model(trained: Linear) -> None:
+    net = timm.create_model("test_resnet", num_classes=4)
+    plain = list(net.state_dict())
+    model = AlignMixModel(net, mixer=StyleMix(codec=trained, size=None, prob=1.0), input_size=(3, 32, 32)).train()
+    assert list(model.state_dict()) == plain
+    assert len(list(model.parameters())) == len(list(net.parameters()))
+    assert "codec" not in str(model.mixer)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(images(32, 32), torch.arange(4), model.mixer.draw(4, Place(0, 0)))
+    output.loss.backward()
+    assert output.loss.isfinite()
+    assert torch.allclose(output.targets.sum(1), torch.ones(4))

@@ -1,6 +1,6 @@
 """Normalised images, and the pixels that they were."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from numbers import Real
 
 import torch
@@ -22,30 +22,30 @@ def check_normalisation(mean: Channels | None, std: Channels | None) -> None:
             raise ValueError(f"std must be > 0, got {values}.")
 
 
-def per_channel(name: str, values: Channels, images: Tensor) -> Tensor:
-    """Numbers of the channels, [C, 1, 1] fp32 beside the images.
-
-    Raises:
-        ValueError: there are not as many as channels.
-    """
-    if len(values) != images.shape[1]:
-        raise ValueError(f"{name} must be one number for each of {images.shape[1]} channels, got {list(values)}.")
-    return torch.tensor(values, device=images.device)[:, None, None]
-
-
 def denormalised(images: Tensor, mean: Channels, std: Channels) -> Tensor:
     """Pixels in [0, 1] that were normalised to ``(pixels - mean) / std``, in fp32.
 
     Args:
         images: [B, C, H, W].
         mean, std: One number for each channel.
+
+    Raises:
+        ValueError: there are not as many numbers as channels.
     """
-    return images.float() * per_channel("std", std, images) + per_channel("mean", mean, images)
+    return torch.stack([one.float() * scale + shift for one, shift, scale in _channels(images, mean, std)], 1)
 
 
 def normalised(pixels: Tensor, mean: Channels, std: Channels) -> Tensor:
     """The inverse of :func:`denormalised`."""
-    return (pixels - per_channel("mean", mean, pixels)) / per_channel("std", std, pixels)
+    return torch.stack([(one - shift) / scale for one, shift, scale in _channels(pixels, mean, std)], 1)
+
+
+def _channels(images: Tensor, mean: Channels, std: Channels) -> Iterator[tuple[Tensor, float, float]]:
+    """Each channel with its numbers, which stay in Python: no copy to the device that one would wait for."""
+    for name, values in (("mean", mean), ("std", std)):
+        if len(values) != images.shape[1]:
+            raise ValueError(f"{name} must be one number for each of {images.shape[1]} channels, got {list(values)}.")
+    return zip(images.unbind(1), mean, std, strict=True)
 
 
 def stretched(images: Tensor) -> Tensor:

@@ -50,9 +50,9 @@ def class_distances(styles: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return (means[:, None] - means).square().mean(2)
 
 
-@functools.lru_cache(maxsize=1)
-def read_distances(path: str) -> Tensor:
-    """A matrix of class distances, [C, C] fp32, from text with commas.
+@functools.lru_cache(maxsize=2)
+def read_distances(path: str, device: torch.device) -> Tensor:
+    """A matrix of class distances, [C, C] fp32, from text with commas; those of a class to itself are 2 larger.
 
     Raises:
         ValueError: the file cannot be read, or holds no square matrix of numbers >= 0.
@@ -63,7 +63,7 @@ def read_distances(path: str) -> Tensor:
         raise ValueError(f"distances must be a text file of numbers with commas between them, got {path}.") from error
     if found.shape[0] != found.shape[1] or not (found >= 0).all():
         raise ValueError(f"distances must be a square matrix of numbers >= 0, got {path} of shape {found.shape}.")
-    return torch.from_numpy(found)
+    return torch.from_numpy(found + 2 * np.eye(len(found), dtype=np.float32)).to(device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class StyleCutMix(StyleMixer):
             except ValueError as error:
                 raise ValueError(f"{name} must be a finite number > 0, got {getattr(self, name)!r}.") from error
         if self.distances is not None:
-            read_distances(self.distances)
+            read_distances(self.distances, torch.device("cpu"))
 
     def draw(self, batch_size: int, place: Place) -> MixParams:
         """Draw permutation, lam for the area, the place of the box, the share of the style, and gamma."""
@@ -142,11 +142,10 @@ class StyleCutMix(StyleMixer):
         """Of each pair, [B]: drawn, or by the distance of their classes."""
         if self.distances is None:
             return params.extra["gamma"]
-        distances = read_distances(self.distances)
+        distances = read_distances(self.distances, targets.device)
         if len(distances) != targets.shape[1]:
             raise ValueError(
                 f"distances must be between the {targets.shape[1]} classes, got {self.distances} with {len(distances)}."
             )
-        apart = (distances + 2 * torch.eye(len(distances))).to(targets.device)
         label = targets.argmax(1)
-        return torch.tanh(apart[label, label[params.perm]] / self.delta)
+        return torch.tanh(distances[label, label[params.perm]] / self.delta)
