@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--model", default="test_resnet", help="any name of timm.list_models()")
     parser.add_argument("--pretrained", action="store_true", help="with the weights of timm")
-    parser.add_argument("--out", type=Path, default=Path("mixers.png"))
+    parser.add_argument("--out", type=Path, default=Path("pictures/mixers.png"))
     args = parser.parse_args()
     with told_in_a_sentence():
         if not 0 <= args.lam <= 1:
