@@ -27,7 +27,7 @@ def attach(
     root: nn.Module | None = None,
     feature_module: str | int | None = None,
     input_size: ImageSize | None = None,
-    layers: Sequence[str | int | None] = (),
+    layers: Sequence[str | int | None] = (None,),
     classifier: str | Sequence[str] | None = None,
     **options: Unpack[AlignmentOptions],
 ) -> MixingHooks:
@@ -48,7 +48,8 @@ def attach(
         feature_module: Where to mix features, by name or index, instead of the automatic choice.
         input_size: (C, H, W) of the images, default the size the model was built for. Batches of another size are
             mixed at the point for their size.
-        layers: Where a mixer mixes features: see :attr:`alignmix_timm.mixers.Mixer.feature_layers`.
+        layers: Where a mixer mixes features: see :attr:`alignmix_timm.mixers.Mixer.feature_layers`. Default: the mixing
+            point. A mixer of images has none, and takes models without a mixing point.
         classifier: Name of the module that makes the logits, or several, where the model has no ``get_classifier()``:
             ``"fc"`` of torchvision's ResNets, ``"classifier"`` of transformers' ViT.
         **options: epsilon, num_iters, cost_scale, align_size, max_positions, aligned, align_embedding: see
@@ -71,7 +72,7 @@ def attach(
     hooks = MixingHooks(
         model, model if root is None else root, alignment, feature_module, input_size, layers, classifier
     )
-    if feature_module is not None and alignment.aligned:
+    if feature_module is not None and hooks.point is not None and alignment.aligned:
         try:
             effect = alignment_effect(model, hooks.point, alignment)
             if effect < NO_EFFECT:

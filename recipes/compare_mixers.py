@@ -10,18 +10,30 @@ again: stop it when you like, and go on with the same command.
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tables import measured, spread
 
 from alignmix_timm.training.config import parse_config
+from alignmix_timm.training.options import argument
 
-METHODS = {"none": "no mixing", "mixup": "input mixup", "cutmix": "CutMix", "alignmix": "AlignMix"}
+METHODS = {
+    "none": "no mixing",
+    "mixup": "input mixup",
+    "cutmix": "CutMix",
+    "alignmix": "AlignMix",
+    "cutout": "Cutout",
+    "saliencymix": "SaliencyMix",
+    "stylemix": "StyleMix",
+    "stylecutmix": "StyleCutMix",
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--mixers", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--mixers", nargs="+", choices=METHODS, default=["none", "mixup", "cutmix", "alignmix"])
+    parser.add_argument("--mixer-args", default={}, help="as stylemix.encoder=FILE", **argument(dict[str, Any]))
     args, others = parser.parse_known_args()
     config = parse_config(others, Path(__file__).parent / "configs" / "fashion_mnist.yaml")
     table = {}
@@ -29,7 +41,9 @@ def main() -> None:
         results = []
         for seed in args.seeds:
             output = f"{config.output}/{mixer}-{seed}"
-            results.append(measured(replace(config, mixers=[mixer], seed=seed, output=output, resume="auto")))
+            own = {name: value for name, value in args.mixer_args.items() if name.partition(".")[0] == mixer}
+            run = replace(config, mixers=[mixer], mixer_args=own, seed=seed, output=output, resume="auto")
+            results.append(measured(run))
         table[mixer] = results
     images = config.max_train_samples or "all"
     print(f"\n{config.model}, {images} training images, {config.epochs} epochs, seeds {args.seeds}")

@@ -61,11 +61,12 @@ def load(
         ValueError: the data cannot be loaded; a split, column, label or image is not as it must be.
     """
     splits = load_splits(TrainConfig(data=str(path), image_column=image_column, label_column=label_column))
-    train, test = (_decoded(part, splits.image, splits.label, size) for part in (splits.train, splits.test))
+    train, test = (decoded(part, splits.image, splits.label, size) for part in (splits.train, splits.test))
     return train, test, splits.names
 
 
-def _decoded(rows: datasets.Dataset, image: str, label: str, size: int) -> Images:
+def decoded(rows: datasets.Dataset, image: str, label: str, size: int) -> Images:
+    """Rows with these columns of images and labels; OSError becomes ValueError, which names the row."""
     pixels = []
     for row, value in enumerate(rows[image]):
         try:

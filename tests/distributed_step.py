@@ -21,10 +21,15 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from alignmix_timm import AlignMixCollator, AlignMixModel, Autoencoder
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, OneOf
+from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, OneOf, SaliencyMix
 
 BATCH, CLASSES, SIZE = 6, 4, 64
-OTHERS: tuple[Mixer, ...] = (ManifoldMixup((2,), per_example=True), InputMixup(), CutMix(per_example=True))
+OTHERS: tuple[Mixer, ...] = (
+    ManifoldMixup((2,), per_example=True),
+    InputMixup(),
+    CutMix(per_example=True),
+    SaliencyMix(),
+)
 MIXER = OneOf((AlignMixup(), *OTHERS))
 
 

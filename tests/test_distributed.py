@@ -14,7 +14,7 @@ from alignmix_timm import MODES, MixParams
 from alignmix_timm.collate import AlignMixCollator
 
 CLEAN = ("clean", *MODES, "clean", "input")
-MIXERS = (*MODES, "manifold", "mixup", "cutmix")
+MIXERS = (*MODES, "manifold", "mixup", "cutmix", "saliencymix")
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,25 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from style import Identity
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMix, AlignMixCollator, AlignMixModel, MixParams, detach
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf
+from alignmix_timm.mixers import (
+    AlignMixup,
+    CutMix,
+    Cutout,
+    InputMixup,
+    ManifoldMixup,
+    Mixer,
+    NoMixing,
+    OneOf,
+    SaliencyMix,
+    StyleCutMix,
+    StyleMix,
+)
+from alignmix_timm.mixers.cutmix import box_around, inside
 from alignmix_timm.params import FEATURE_MODES, Place
 
 ROWS: dict[str, Mixer] = {
@@ -35,6 +49,11 @@ ROWS: dict[str, Mixer] = {
     "cutmix, own box": CutMix(alpha=2.0, prob=0.7, per_example=True),
     "cutmix, minmax": CutMix(minmax=(0.2, 0.8)),
     "cutmix, own minmax": CutMix(minmax=[0.0, 1.0], per_example=True),
+    "cutout": Cutout(fill=-1.5, prob=0.7),
+    "saliencymix": SaliencyMix(),
+    "saliencymix, own box": SaliencyMix(alpha=2.0, prob=0.7, per_example=True, mean=(0.5,) * 3, std=(0.2,) * 3),
+    "stylemix": StyleMix(codec=Identity(), size=None, prob=0.7, per_example=True),
+    "stylecutmix": StyleCutMix(codec=Identity(), size=None, prob=0.7),
     "one of": OneOf((AlignMixup(), ManifoldMixup(), InputMixup(), CutMix(per_example=True), NoMixing())),
     "one of, until": OneOf([AlignMixup(), CutMix()], [1, 3], prob=0.7, until=6),
     "one of, within": OneOf((OneOf((CutMix(), InputMixup())), ManifoldMixup(("layer3",))), (2, 1)),
@@ -83,6 +102,11 @@ def draws(mixer: Mixer, batch: int = 5) -> list[MixParams]:
     return list(found.values())
 
 
+def pairs(mixer: Mixer) -> bool:
+    """Whether examples have partners; the holes of Cutout need none."""
+    return not isinstance(mixer, Cutout)
+
+
 def contents(params: MixParams) -> dict[str, object]:
     """All that was drawn, to compare bit by bit."""
     extra = {name: value.tolist() for name, value in params.extra.items()}
@@ -97,7 +121,7 @@ def test_the_same_place_gives_the_same_bits(mixer: Mixer) -> None:
     again = [contents(pickle.loads(pickle.dumps(mixer)).draw(32, place)) for place in reversed(places)]
     assert first == again[::-1]
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    mixed = [str(drawn["perm"]) for drawn in first if drawn["mode"] != "none"]
+    mixed = [str(drawn["perm" if pairs(mixer) else "extra"]) for drawn in first if drawn["mode"] != "none"]
     assert len(set(mixed)) == len(mixed)
 
 
@@ -107,8 +131,9 @@ def test_processes_agree_on_what_is_done_and_not_with_whom(mixer: Mixer) -> None
         drawn = [mixer.draw(batch, Place(0, step, micro)) for micro, batch in enumerate((32, 32, 7))]
         assert len({(params.mode, params.mixer, params.layer, params.aligned) for params in drawn}) == 1
         if drawn[0].mode != "none":
-            assert not torch.equal(drawn[0].perm, drawn[1].perm)
-            assert not torch.equal(drawn[0].lam, drawn[1].lam)
+            if pairs(mixer):
+                assert not torch.equal(drawn[0].perm, drawn[1].perm)
+                assert not torch.equal(drawn[0].lam, drawn[1].lam)
             assert all(not torch.equal(value, drawn[1].extra[name]) for name, value in drawn[0].extra.items())
 
 
@@ -129,7 +154,10 @@ def test_what_is_drawn_has_the_form_of_a_batch(mixer: Mixer) -> None:
 
 def without_partner(params: MixParams) -> MixParams:
     """The same mix, of which nothing comes from the partner."""
-    extra = {name: torch.zeros_like(value) if name == "sides" else value for name, value in params.extra.items()}
+    known = {"sides": 0.0, "style": 1.0, "place": 0.5}  # no box, one's own style, a box of full size in the middle
+    extra = {
+        name: torch.full_like(value, known[name]) if name in known else value for name, value in params.extra.items()
+    }
     return replace(params, lam=torch.ones_like(params.lam), extra=extra)
 
 
@@ -157,10 +185,23 @@ def test_targets_are_the_mixture(mixer: Mixer) -> None:
             share = params.lam
             if params.mode == "none":
                 assert torch.equal(seen[-1], own)
-            elif params.mixer == "cutmix":
+            elif params.mixer in ("cutmix", "saliencymix"):
                 kept, pasted = (seen[-1] == own).all(1), (seen[-1] == partner).all(1)
                 assert (kept | pasted).all()
                 share = torch.where(params.perm == labels(), 1.0, kept.float().mean((1, 2)))
+            elif params.mixer == "stylemix":  # the images: see test_stylemix.py
+                share = mixer.ratio * params.lam + (1 - mixer.ratio) * params.extra["style"]
+            elif params.mixer == "stylecutmix":
+                gamma, height, width = params.extra["gamma"], *SIZE
+                area = (
+                    inside(box_around(params.extra["place"], 1 - params.lam, height, width), *SIZE).float().mean((1, 2))
+                )
+                restyled = gamma * area + (1 - gamma) * params.extra["style"]
+                share = mixer.ratio * area + (1 - mixer.ratio) * restyled
+            elif params.mixer == "cutout":
+                kept, hole = seen[-1] == own, seen[-1] == mixer.fill
+                assert (kept | hole).all()
+                assert not kept.all()
             elif params.mode == "input":
                 lam = params.lam.view(-1, 1, 1, 1)
                 assert torch.allclose(seen[-1], lam * own + (1 - lam) * partner, atol=1e-6)
@@ -195,7 +236,7 @@ def test_dtype_and_memory_format_are_kept(mixer: Mixer, dtype: torch.dtype) -> N
 @each_row
 def test_short_and_odd_batches(mixer: Mixer) -> None:
     model = mixing(mixer)
-    assert {mixer.draw(1, Place(0, step)).mode for step in STEPS} == {"none"}
+    assert not pairs(mixer) or {mixer.draw(1, Place(0, step)).mode for step in STEPS} == {"none"}
     with torch.no_grad():
         for batch in (1, 2, 3):
             for params in draws(mixer, batch):

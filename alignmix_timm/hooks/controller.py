@@ -15,8 +15,9 @@ from ..params import MixParams
 from ..points import ImageSize, MixingPoint, built_for
 from ..points.by_size import PointsBySize
 from ..sinkhorn import Transport
-from .forward_pass import UNMIXED, Action, ForwardPass, PassHistory, in_backward
+from .forward_pass import UNMIXED, Action, ForwardPass, PassHistory, check_finite, in_backward
 from .modules import HookedModules
+from .saliency import input_saliency
 
 # What an armed controller holds, and a disarmed one, such as any copy, does not.
 _DISARMED: dict[str, Any] = dict(
@@ -36,13 +37,13 @@ class MixingHooks:
     of its hooks, which never mixes.
 
     Attributes:
-        point: Where the model is mixed.
+        point: Where the model is mixed; None where it has no such place and images alone are mixed.
         alignment: How features are aligned there.
         transport: The transport of the last batch whose features were mixed, for logging; None before the first, and
             where that batch was not aligned.
     """
 
-    point: MixingPoint
+    point: MixingPoint | None
     current: ForwardPass
     pending: bool
     transport: Transport | None
@@ -54,7 +55,7 @@ class MixingHooks:
         alignment: Alignment,
         feature_module: str | int | None = None,
         input_size: ImageSize | None = None,
-        layers: Sequence[str | int | None] = (),
+        layers: Sequence[str | int | None] = (None,),
         classifier: str | Sequence[str] | None = None,
     ) -> None:
         self.model, self.root, self.alignment, self.classifier = model, root, alignment, classifier
@@ -130,13 +131,9 @@ class MixingHooks:
                 f"run. {change}Was the model in eval mode, compiled and called before AlignMix was attached, or "
                 "another than the attached? If the batch was skipped, call disarm() of the hooks."
             )
-        if self.transport is not None and self.transport.f.device.type == "cpu" and self.transport.f.isnan().any():
-            rows = self.transport.f.isnan().any(1).nonzero().flatten().tolist()
-            self.transport = None
-            raise FloatingPointError(
-                f"the features at {self.point.feature_module!r} are not finite in rows {rows[:8]} of the batch or in "
-                "their partners. Look for non-finite images or weights, or lower the learning rate."
-            )
+        transport, self.transport = self.transport, None
+        check_finite(transport, self.current.module if self.current.point else "the mixing point")
+        self.transport = transport
 
     def check_modes(self) -> None:
         """Make sure that the network does not train unmixed because ``root`` is in eval mode.
@@ -151,9 +148,13 @@ class MixingHooks:
                 "torch.no_grad()."
             )
 
+    def saliency(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Where the images matter to the network, [B, H, W]: see :func:`input_saliency`."""
+        return input_saliency(self.root, self.model, images, targets)
+
     def describe(self, layers: Sequence[str | int | None]) -> str:
         """Say in words where batches are mixed, at some of the layers that were given to :func:`attach`."""
-        return self._points.describe(self.point.input_size, layers)
+        return self._points.describe(self._size, layers)
 
     def detach(self) -> None:
         """Remove every trace from the model."""
@@ -167,12 +168,14 @@ class MixingHooks:
             self._modules.remove()
             self._points.forget()
             self._place(image_size)
-        elif image_size != self.point.input_size:
+        elif image_size != self._size:
             self._place(image_size)
 
     def _place(self, image_size: ImageSize) -> None:
         """Hook the modules of the point for this image size, and those of the layers; hooks there already stay."""
-        point = self._points.at(image_size)[None]
+        self.point, self._size = self._points.at(image_size).get(None), image_size
+        if (point := self.point) is None:
+            return
         if self.alignment.align_embedding and point.embedding_size in (None, (1, 1)):
             raise ValueError(
                 "align_embedding needs an embedding with positions: an Encoder with embedding='tensor' and a grid of "
@@ -180,7 +183,6 @@ class MixingHooks:
             )
         self.alignment.block(point.map_size)
         self._modules.hook(point, self._points.names)
-        self.point = point
 
     def _after_features(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._begin()

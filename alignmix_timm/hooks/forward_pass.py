@@ -90,6 +90,20 @@ class ForwardPass:
 UNMIXED = ForwardPass()
 
 
+def check_finite(transport: Transport | None, module: str) -> None:
+    """Make sure that aligned features were finite; looked at on the CPU only, where that needs no wait.
+
+    Raises:
+        FloatingPointError: they were not, in some rows.
+    """
+    if transport is not None and transport.f.device.type == "cpu" and transport.f.isnan().any():
+        rows = transport.f.isnan().any(1).nonzero().flatten().tolist()
+        raise FloatingPointError(
+            f"the features at {module!r} are not finite in rows {rows[:8]} of the batch or in their partners. Look for "
+            "non-finite images or weights, or lower the learning rate."
+        )
+
+
 def in_backward() -> bool:
     """Whether autograd runs: a forward pass is then a recomputation."""
     return torch._C._current_graph_task_id() != -1

@@ -38,6 +38,9 @@ class HookedNetwork(Protocol):
     def arm(self, params: MixParams, image_size: ImageSize) -> None:
         """Let the next training forward pass mix features or embeddings as ``params`` say."""
 
+    def saliency(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Where the images matter to the network, [B, H, W] >= 0: one more forward and backward pass."""
+
 
 @dataclass(frozen=True)
 class Mixer(ABC):
@@ -46,7 +49,7 @@ class Mixer(ABC):
     name: ClassVar[str]
 
     def __str__(self) -> str:
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.repr}
         return f"{self.name} ({', '.join(f'{name}={value}' for name, value in given.items() if value is not None)})"
 
     @property

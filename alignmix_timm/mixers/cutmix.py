@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ..functional import mix_targets
-from ..params import MixParams, Place, check_draw_options, draw
+from ..params import MixParams, Place
 from ..seeds import Stream, generator
-from .contract import HookedNetwork, Mixed, Mixer
+from .contract import HookedNetwork, Mixed
+from .pairs import PairMixer
 
 
 def box_around(centre: Tensor, lam: Tensor, height: int, width: int) -> Tensor:
@@ -52,6 +53,18 @@ def box_within(place: Tensor, sides: Tensor, height: int, width: int) -> Tensor:
     return torch.stack(spans, 1)
 
 
+def inside(box: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in the box of each image, [B, H, W] bool.
+
+    Args:
+        box: [B, 4], see :func:`box_around`.
+        height, width: Of the images, in pixels.
+    """
+    rows, columns = (torch.arange(side, device=box.device) for side in (height, width))
+    top, bottom, left, right = box.T.unsqueeze(2)
+    return ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
+
+
 def paste(images: Tensor, perm: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
     """Paste each partner into the box of its image.
 
@@ -64,22 +77,20 @@ def paste(images: Tensor, perm: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
         The images, and the share of each that was left, [B] fp32: ``1 - area / (H * W)``.
     """
     height, width = images.shape[2:]
-    rows, columns = (torch.arange(side, device=images.device) for side in (height, width))
-    top, bottom, left, right = box.T.unsqueeze(2)
-    inside_rows, inside_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
-    inside = (inside_rows[:, :, None] & inside_columns[:, None, :]).unsqueeze(1)
-    area = inside_rows.sum(1) * inside_columns.sum(1)
-    return torch.where(inside, images[perm], images), 1 - area.float() / (height * width)
+    top, bottom, left, right = box.T
+    mixed = torch.where(inside(box, height, width).unsqueeze(1), images[perm], images)
+    return mixed, 1 - ((bottom - top) * (right - left)).float() / (height * width)
 
 
 @dataclass(frozen=True)
-class CutMix(Mixer):
+class CutMix(PairMixer):
     """CutMix. Defaults: those of its paper's code for ImageNet; the AlignMix paper trains with ``alpha=2``.
 
+    The share of the image that is left ~ Beta(alpha, alpha); targets follow the area after clipping. The paper's
+    ``prob`` is 0.5 for CIFAR.
+
     Args:
-        alpha: Share of the image that is left ~ Beta(alpha, alpha), > 0; targets follow the area after clipping.
-        prob: Probability that a batch is mixed, in [0, 1]; the paper's is 0.5 for CIFAR.
-        per_example: One box for each example, or one for the batch.
+        alpha, prob, per_example: See :class:`PairMixer`.
         minmax: Least and largest side of the box as shares of the image's, in place of alpha.
 
     Raises:
@@ -88,21 +99,16 @@ class CutMix(Mixer):
 
     name: ClassVar[str] = "cutmix"
 
-    alpha: float = 1.0
-    prob: float = 1.0
-    per_example: bool = False
     minmax: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        check_draw_options(self.alpha, prob=self.prob)
+        super().__post_init__()
         if self.minmax is not None and not _are_shares(self.minmax):
             raise ValueError(f"minmax must be two shares in [0, 1], the least first, got {self.minmax}.")
 
     def draw(self, batch_size: int, place: Place) -> MixParams:
         """Draw permutation, lam, and the places of the boxes as shares of the image."""
-        params = draw(
-            batch_size, *place, alpha=self.alpha, modes=("input",), prob=self.prob, per_example=self.per_example
-        )
+        params = self._draw_pairs(batch_size, place)
         if params.mode == "none":
             return params
         rng = generator(place.seed, Stream.REGION, *place[1:])
@@ -112,7 +118,7 @@ class CutMix(Mixer):
         if self.minmax is not None:
             least, most = self.minmax
             extra["sides"] = least + extent * (most - least)
-        return replace(params, mixer=self.name, extra=extra)
+        return replace(params, extra=extra)
 
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Paste, and mix the targets by area."""

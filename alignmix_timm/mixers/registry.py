@@ -8,12 +8,27 @@ from ..typed import kinds_of, typed
 from .alignmix import AlignMixup
 from .contract import Mixer
 from .cutmix import CutMix
+from .cutout import Cutout
 from .input import InputMixup
 from .manifold import ManifoldMixup
 from .one_of import NoMixing
+from .saliencymix import SaliencyMix
+from .stylecutmix import StyleCutMix
+from .stylemix import StyleMix
 
 MIXERS: dict[str, type[Mixer]] = {
-    mixer.name: mixer for mixer in (AlignMixup, ManifoldMixup, InputMixup, CutMix, NoMixing)
+    mixer.name: mixer
+    for mixer in (
+        AlignMixup,
+        ManifoldMixup,
+        InputMixup,
+        CutMix,
+        Cutout,
+        SaliencyMix,
+        StyleMix,
+        StyleCutMix,
+        NoMixing,
+    )
 }
 
 

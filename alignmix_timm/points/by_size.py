@@ -19,7 +19,8 @@ class PointsBySize:
     Args:
         model: A timm classifier.
         feature_module: Of the mixing point, by name or index; None is the automatic choice.
-        layers: Further layers.
+        layers: Where features or embeddings are mixed: None is the mixing point. Of images alone, which are mixed
+            anywhere, there are none, and the mixing point may be missing.
         classifier: Of a model without ``get_classifier()``, by name.
 
     Attributes:
@@ -42,17 +43,24 @@ class PointsBySize:
             for layer in layers
             if layer is not None
         }
+        self._needed = bool(layers) or feature_module is not None
         self._points: dict[ImageSize, dict[Layer, MixingPoint]] = {}
 
     def at(self, image_size: ImageSize) -> dict[Layer, MixingPoint]:
-        """The mixing point, under None, and those of the layers, for images (C, H, W).
+        """The mixing point, under None, and those of the layers, for images (C, H, W), if there are any.
 
         Raises:
             ValueError: see :func:`alignmix_timm.choose_point`.
         """
         if image_size not in self._points:
             names = [self.feature_module, *self.names.values()]
-            points = choose_points(self.model, image_size, names, self.classifier)
+            try:
+                points = choose_points(self.model, image_size, names, self.classifier)
+            except ValueError:
+                if self._needed:
+                    raise
+                self._points[image_size] = {}
+                return {}
             self._points[image_size] = dict(zip((None, *self.names), points, strict=True))
             _logger.info("AlignMix mixes %s at images of %s.", points[0], image_size)
         return self._points[image_size]

@@ -1,0 +1,53 @@
+"""Where an image matters to the network: the gradient of the loss by its pixels, taken beside the training step."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def input_saliency(root: nn.Module, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """Root mean square over channels of the gradient of the cross-entropy by the pixels (Kim et al., 2020, section 3).
+
+    One more forward and backward pass, in eval mode. Gradients of parameters, batch-norm statistics and random states
+    stay as they are; nothing is mixed.
+
+    Args:
+        root: Its training flag decides whether hooks mix: the model, or a wrapper around it.
+        model: Images to logits [B, C], or to an output with ``logits``.
+        images: [B, C, H, W], as the model gets them.
+        targets: Dense targets [B, C].
+
+    Returns:
+        [B, H, W] fp32, >= 0.
+
+    Raises:
+        RuntimeError: the logits do not depend on the images in a way that autograd can follow.
+    """
+    with _evaluating(root, model), torch.inference_mode(False), torch.enable_grad():
+        pixels = images.detach().clone().requires_grad_()
+        output = model(pixels)
+        logits = getattr(output, "logits", output)
+        if not isinstance(logits, Tensor) or not logits.requires_grad:
+            raise RuntimeError(
+                f"saliency needs logits that are differentiable by the images, and those of {type(model).__name__} "
+                "are not. Use a mixer without saliency, such as cutmix."
+            )
+        loss = F.cross_entropy(logits.float(), targets, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, pixels)
+    return gradient.float().square().mean(1).sqrt()
+
+
+@contextmanager
+def _evaluating(*roots: nn.Module) -> Iterator[None]:
+    """Eval mode for all modules, each put back into its own mode afterwards."""
+    modes = {module: module.training for root in roots for module in root.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
