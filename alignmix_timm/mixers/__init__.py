@@ -11,6 +11,7 @@ from .input import InputMixup
 from .manifold import ManifoldMixup
 from .mix_draw import MixDraw, drawn
 from .one_of import NoMixing, OneOf
+from .puzzlemix import PuzzleMix
 from .registry import MIXERS, make_mixer
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Mixer",
     "NoMixing",
     "OneOf",
+    "PuzzleMix",
     "drawn",
     "drawn_by",
     "image_size",

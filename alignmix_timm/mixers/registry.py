@@ -11,9 +11,10 @@ from .cutmix import CutMix
 from .input import InputMixup
 from .manifold import ManifoldMixup
 from .one_of import NoMixing
+from .puzzlemix import PuzzleMix
 
 MIXERS: dict[str, type[Mixer]] = {
-    mixer.name: mixer for mixer in (AlignMixup, ManifoldMixup, InputMixup, CutMix, NoMixing)
+    mixer.name: mixer for mixer in (AlignMixup, ManifoldMixup, InputMixup, CutMix, PuzzleMix, NoMixing)
 }
 
 
@@ -21,7 +22,7 @@ def make_mixer(name: str, **options: Any) -> Mixer:
     """The mixer of this name with these options, each its default where it is not given.
 
     Raises:
-        ValueError: no such mixer or option, with the nearest there is; an option outside its range.
+        ValueError: no such mixer or option, with the nearest there is; an option outside its range; a missing package.
     """
     if name not in MIXERS:
         raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {name!r}.{nearest(name, MIXERS)}")
@@ -34,7 +35,7 @@ def make_mixer(name: str, **options: Any) -> Mixer:
             )
     try:
         return MIXERS[name](**{option: _plain(option, hints[option], value) for option, value in options.items()})
-    except (TypeError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 
 
