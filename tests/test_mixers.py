@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMix, AlignMixCollator, AlignMixModel, MixParams, detach
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf
+from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf, PuzzleMix
 from alignmix_timm.params import FEATURE_MODES, Place
 
 ROWS: dict[str, Mixer] = {
@@ -35,6 +35,8 @@ ROWS: dict[str, Mixer] = {
     "cutmix, own box": CutMix(alpha=2.0, prob=0.7, per_example=True),
     "cutmix, minmax": CutMix(minmax=(0.2, 0.8)),
     "cutmix, own minmax": CutMix(minmax=[0.0, 1.0], per_example=True),
+    "puzzlemix": PuzzleMix(),
+    "puzzlemix, own lam": PuzzleMix(alpha=2.0, prob=0.7, per_example=True, blocks=[3, 4], transport_size=8),
     "one of": OneOf((AlignMixup(), ManifoldMixup(), InputMixup(), CutMix(per_example=True), NoMixing())),
     "one of, until": OneOf([AlignMixup(), CutMix()], [1, 3], prob=0.7, until=6),
     "one of, within": OneOf((OneOf((CutMix(), InputMixup())), ManifoldMixup(("layer3",))), (2, 1)),
@@ -105,11 +107,15 @@ def test_the_same_place_gives_the_same_bits(mixer: Mixer) -> None:
 def test_processes_agree_on_what_is_done_and_not_with_whom(mixer: Mixer) -> None:
     for step in STEPS:
         drawn = [mixer.draw(batch, Place(0, step, micro)) for micro, batch in enumerate((32, 32, 7))]
-        assert len({(params.mode, params.mixer, params.layer, params.aligned) for params in drawn}) == 1
+        agreed = [params.extra.get("blocks", torch.zeros(1)).unique().tolist() for params in drawn]
+        done = [(params.mode, params.mixer, params.layer, params.aligned) for params in drawn]
+        assert done == done[:1] * 3
+        assert agreed == agreed[:1] * 3
         if drawn[0].mode != "none":
             assert not torch.equal(drawn[0].perm, drawn[1].perm)
             assert not torch.equal(drawn[0].lam, drawn[1].lam)
-            assert all(not torch.equal(value, drawn[1].extra[name]) for name, value in drawn[0].extra.items())
+            own = drawn[0].extra.keys() - {"blocks"}
+            assert all(not torch.equal(drawn[0].extra[name], drawn[1].extra[name]) for name in own)
 
 
 @each_row
@@ -152,6 +158,8 @@ def test_targets_are_the_mixture(mixer: Mixer) -> None:
     model.label_smoothing = 0.1
     with torch.no_grad():
         for params in draws(mixer):
+            if params.mixer == "puzzlemix":  # whose shares depend on the targets: tests/test_puzzlemix.py
+                continue
             output = model(images(), labels(), params)
             own, partner = images(), images()[params.perm]
             share = params.lam

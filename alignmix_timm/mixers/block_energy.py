@@ -52,7 +52,7 @@ def energy_terms(
     gamma: float,
     eta: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The energy of the mask, in units of :data:`_COST` for each block (section 4.1, eq. 5).
+    """The energy of the mask, in units of :data:`_COST` for each block (section 4.1).
 
     The label k of a block says that k / 2 of it show the image and the rest its partner. A label costs the saliency
     that it hides, a prior by which it is k with the binomial probability of two trials at lam, and, between neighbours,

@@ -22,7 +22,7 @@ def transport_cost(salience: Tensor, visible: Tensor, eps: float) -> Tensor:
 
 
 def assign_blocks(cost: Tensor, rounds: int) -> Tensor:
-    """A place for each block, by bidding: fast on any device, without a wait, and close to the best (algorithm 2).
+    """A place for each block, by bidding: fast on any device, without a wait, and close to the best.
 
     In each round every block asks for its cheapest place; who gets it is the one to whom it is cheapest, and to the
     others it is dearer by 1 from then on. Blocks left over in the end go to the places left over, in order.

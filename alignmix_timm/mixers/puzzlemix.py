@@ -57,9 +57,9 @@ class PuzzleMix(PairMixer):
     what hides least saliency, at few and unobtrusive borders, and about as much of the image as lam says. Then the
     salient blocks of both are moved to where their image shows. Targets follow the shares of the mask.
 
-    Source: Kim, Choo, Song, ICML 2020: section 4.1 and eq. 5 for the mask, section 4.2 and algorithm 2 for the
-    transport, algorithm 1 for both. The mask is the exact optimum, by one minimum cut where the paper's code runs
-    alpha-beta swaps; blocks that its transport leaves out fill the places that it leaves empty.
+    Source: Kim, Choo, Song, ICML 2020: section 4.1 for the mask, section 4.2 for the transport. The mask is the exact
+    optimum, by one minimum cut where the paper's code runs alpha-beta swaps. Blocks that the transport leaves without a
+    place fill the places that it leaves empty.
 
     Cost: one more forward and backward pass of the network, and a cut on the CPU, for which the device waits; the
     transport compares all pairs of blocks, so small ``transport_size`` takes memory with its fourth power. The network

@@ -19,6 +19,7 @@ from ..mixers import Mixer
 from ..model import AlignMixModel
 from ..nearest import nearest
 from ..networks.autoencoder import Autoencoder
+from ..targets import SoftmaxBinaryCrossEntropy
 from .config import TrainConfig
 from .data.transforms import check_augmentation
 
@@ -122,6 +123,8 @@ def build_criterion(config: TrainConfig) -> nn.Module:
     """The loss, on float targets [B, C]; label smoothing is in the targets."""
     if config.loss == "bce":
         return BinaryCrossEntropy(smoothing=0.0, target_threshold=config.bce_target_thresh)
+    if config.loss == "bce_softmax":
+        return SoftmaxBinaryCrossEntropy()
     return nn.CrossEntropyLoss()
 
 
