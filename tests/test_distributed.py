@@ -16,7 +16,14 @@ MIXERS = (*MODES, "manifold", "mixup", "cutmix")
 
 
 @pytest.mark.parametrize(
-    ("kind", "modes"), [("ddp", MIXERS), ("fsdp", MIXERS), ("alignmix_ae", CLEAN), ("alignmix_vae", CLEAN)]
+    ("kind", "modes"),
+    [
+        ("ddp", MIXERS),
+        ("fsdp", MIXERS),
+        ("alignmix_ae", CLEAN),
+        ("alignmix_vae", CLEAN),
+        pytest.param("vit", ("puzzlemix", "puzzlemix"), marks=pytest.mark.slow),  # where batch norm is not: see README
+    ],
 )
 def test_gradients_equal_those_of_one_process(tmp_path: Path, kind: str, modes: tuple[str, ...]) -> None:
     line = [*launcher(2), str(Path(__file__).parent / "distributed_step.py"), str(tmp_path), kind, *modes]

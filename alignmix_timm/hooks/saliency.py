@@ -30,13 +30,15 @@ def input_saliency(root: nn.Module, model: nn.Module, images: Tensor, targets: T
         pixels = images.detach().clone().requires_grad_()
         output = model(pixels)
         logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or not logits.requires_grad:
+        gradient = None
+        if isinstance(logits, Tensor) and logits.requires_grad:
+            loss = F.cross_entropy(logits.float(), targets, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, pixels, allow_unused=True)
+        if gradient is None:
             raise RuntimeError(
                 f"saliency needs logits that are differentiable by the images, and those of {type(model).__name__} "
                 "are not. Use a mixer without saliency, such as cutmix."
             )
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, pixels)
     return gradient.float().square().mean(1).sqrt()
 
 

@@ -78,9 +78,9 @@ def energy_terms(
         own[second] += (own_own + other_own) / 2
         other[second] += (own_other + other_other) / 2
         weight = (own_other + other_own - own_own - other_other) / 2 + beta / (16 * n)
-        weights.append(_COST * n**2 * weight.clamp(min=0))
+        weights.append((_COST * n**2 * weight).clamp(0, _FORBIDDEN))
     one, zero = lam.log(), (1 - lam).log()
     prior = -torch.stack([2 * zero, math.log(2) + zero + one, 2 * one], 1).clamp(min=-1e30)
     prior = (_COST * eta * (prior - prior.amin(1, keepdim=True))).clamp(max=_FORBIDDEN)
-    hidden = _COST * n**2 * torch.stack([other, (own + other) / 2, own], 3)
+    hidden = (_COST * n**2 * torch.stack([other, (own + other) / 2, own], 3)).clamp(max=_FORBIDDEN)
     return hidden + prior[:, None, None], weights[0], weights[1]
