@@ -85,7 +85,7 @@ class DenseCrossEntropy(nn.Module):
 class SoftmaxBinaryCrossEntropy(nn.Module):
     """Binary cross-entropy of the probabilities of a softmax, as Manifold mixup, PuzzleMix and Co-Mixup are released.
 
-    Its gradient is about 2 / C of that of the cross-entropy, so against the same weight decay it counts for less.
+    Its gradient is 1 / C to 2 / C of that of the cross-entropy, so against the same weight decay it counts for less.
     """
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ MIXERS = (*MODES, "manifold", "mixup", "cutmix")
         ("fsdp", MIXERS),
         ("alignmix_ae", CLEAN),
         ("alignmix_vae", CLEAN),
-        pytest.param("vit", ("puzzlemix", "puzzlemix"), marks=pytest.mark.slow),  # where batch norm is not: see README
+        # In a network without batch norm, whose running statistics the saliency would follow.
+        pytest.param("vit", ("puzzlemix", "puzzlemix"), marks=pytest.mark.slow),
+        pytest.param("fsdp", ("puzzlemix", "puzzlemix"), marks=pytest.mark.slow),
     ],
 )
 def test_gradients_equal_those_of_one_process(tmp_path: Path, kind: str, modes: tuple[str, ...]) -> None:
