@@ -15,7 +15,13 @@ from tables import measured, spread
 
 from alignmix_timm.training.config import parse_config
 
-METHODS = {"none": "no mixing", "mixup": "input mixup", "cutmix": "CutMix", "alignmix": "AlignMix"}
+METHODS = {
+    "none": "no mixing",
+    "mixup": "input mixup",
+    "cutmix": "CutMix",
+    "puzzlemix": "PuzzleMix",
+    "alignmix": "AlignMix",
+}
 
 
 def main() -> None:

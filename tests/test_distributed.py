@@ -24,7 +24,6 @@ MIXERS = (*MODES, "manifold", "mixup", "cutmix")
         ("alignmix_vae", CLEAN),
         # In a network without batch norm, whose running statistics the saliency would follow.
         pytest.param("vit", ("puzzlemix", "puzzlemix"), marks=pytest.mark.slow),
-        pytest.param("fsdp", ("puzzlemix", "puzzlemix"), marks=pytest.mark.slow),
     ],
 )
 def test_gradients_equal_those_of_one_process(tmp_path: Path, kind: str, modes: tuple[str, ...]) -> None:

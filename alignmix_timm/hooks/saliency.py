@@ -24,8 +24,10 @@ def input_saliency(root: nn.Module, model: nn.Module, images: Tensor, targets: T
         [B, H, W] fp32, >= 0.
 
     Raises:
-        RuntimeError: the logits do not depend on the images in a way that autograd can follow.
+        RuntimeError: the logits do not depend on the images in a way that autograd can follow; the network is fully
+            sharded.
     """
+    _check_unsharded(root)
     with _evaluating(root, model), torch.inference_mode(False), torch.enable_grad():
         pixels = images.detach().clone().requires_grad_()
         output = model(pixels)
@@ -40,6 +42,19 @@ def input_saliency(root: nn.Module, model: nn.Module, images: Tensor, targets: T
                 "are not. Use a mixer without saliency, such as cutmix."
             )
     return gradient.float().square().mean(1).sqrt()
+
+
+def _check_unsharded(root: nn.Module) -> None:
+    """Refuse FSDP, which shards parameters again after this backward pass, before the forward pass that trains."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    if any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in root.modules()):
+        raise RuntimeError(
+            "saliency needs a network that is whole in each process, and this one is fully sharded. Use "
+            "DistributedDataParallel, or a mixer without saliency, such as cutmix."
+        )
 
 
 @contextmanager
