@@ -123,9 +123,7 @@ def build_criterion(config: TrainConfig) -> nn.Module:
     """The loss, on float targets [B, C]; label smoothing is in the targets."""
     if config.loss == "bce":
         return BinaryCrossEntropy(smoothing=0.0, target_threshold=config.bce_target_thresh)
-    if config.loss == "bce_softmax":
-        return SoftmaxBinaryCrossEntropy()
-    return nn.CrossEntropyLoss()
+    return SoftmaxBinaryCrossEntropy() if config.loss == "bce_softmax" else nn.CrossEntropyLoss()
 
 
 def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any], mixer: Mixer) -> AlignMixModel | Autoencoder:
