@@ -19,7 +19,7 @@ class Stream(IntEnum):
     AUGMENT = 3  # epoch, row
     NETWORK = 4  # step, micro-batch: dropout, stochastic depth
     MIXER = 5  # step
-    REGION = 6  # step, micro-batch: where images are cut
+    REGION = 6  # step, micro-batch: where images are cut; step: into how many blocks
     INIT = 7  # weights of a new model
     SPLIT = 8  # rows held out or left out
     SHOW = 9  # pairs of held-out images to look at

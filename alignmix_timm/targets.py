@@ -82,6 +82,18 @@ class DenseCrossEntropy(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, targets)
 
 
+class SoftmaxBinaryCrossEntropy(nn.Module):
+    """Binary cross-entropy of the probabilities of a softmax, as Manifold mixup, PuzzleMix and Co-Mixup are released.
+
+    Its gradient is 1 / C to 2 / C of that of the cross-entropy, so against the same weight decay it counts for less.
+    """
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss over examples and classes of logits and float targets in [0, 1], [B, C]."""
+        with torch.autocast(logits.device.type, enabled=False):  # which does not take probabilities
+            return F.binary_cross_entropy(logits.float().softmax(1), targets.float())
+
+
 def dense_loss(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, targets: Tensor) -> Tensor:
     """The loss of logits and dense float targets, [B, C].
 
@@ -110,9 +122,9 @@ def _takes_indices(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor
 
 
 def check_criterion(criterion: object, num_classes: int) -> None:
-    """Raise ValueError for a loss that is 0 whatever the logits are: the cross-entropy of one class."""
-    if num_classes == 1 and isinstance(criterion, nn.CrossEntropyLoss):
+    """Raise ValueError for a loss that is the same whatever the logits are: that of a softmax of one class."""
+    if num_classes == 1 and isinstance(criterion, nn.CrossEntropyLoss | SoftmaxBinaryCrossEntropy):
         raise ValueError(
-            "criterion must not be CrossEntropyLoss where num_classes is 1: it is 0 for every logit. Leave it out for "
-            "binary cross-entropy, or use 2 classes."
+            f"criterion must not be {type(criterion).__name__} where num_classes is 1: it is the same for every logit. "
+            "Leave it out for binary cross-entropy, or use 2 classes."
         )

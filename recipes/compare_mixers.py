@@ -26,6 +26,7 @@ METHODS = {
     "saliencymix": "SaliencyMix",
     "stylemix": "StyleMix",
     "stylecutmix": "StyleCutMix",
+    "puzzlemix": "PuzzleMix",
 }
 
 

@@ -1,6 +1,6 @@
 """One training step for each mode, in each of two processes; run by test_distributed.py under ``accelerate launch``.
 
-    distributed_step.py OUT ddp|fsdp|alignmix_ae|alignmix_vae MODE [MODE ...]    # or names of mixers, but for AlignMix
+    distributed_step.py OUT ddp|vit|fsdp|alignmix_ae|alignmix_vae MODE [MODE ...]  # or a mixer, but for AlignMix
 
 Each process mixes its own batch and writes its mixing parameters, its loss, the reduced gradients, and the names of the
 parameters that an optimizer with momentum and weight decay then leaves as they are. Every step starts from the same
@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from alignmix_timm import AlignMixCollator, AlignMixModel, Autoencoder
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, OneOf, SaliencyMix
+from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, OneOf, PuzzleMix, SaliencyMix
 
 BATCH, CLASSES, SIZE = 6, 4, 64
 OTHERS: tuple[Mixer, ...] = (
@@ -29,6 +29,7 @@ OTHERS: tuple[Mixer, ...] = (
     InputMixup(),
     CutMix(per_example=True),
     SaliencyMix(),
+    PuzzleMix(),
 )
 MIXER = OneOf((AlignMixup(), *OTHERS))
 
@@ -38,7 +39,7 @@ def build(kind: str) -> nn.Module:
     image = (3, SIZE, SIZE)
     if kind == "ddp":
         return AlignMixModel(timm.create_model("test_resnet", num_classes=CLASSES), mixer=MIXER, input_size=image)
-    if kind == "fsdp":
+    if kind in ("vit", "fsdp"):
         net = timm.create_model("test_vit", num_classes=CLASSES, img_size=SIZE)
         return AlignMixModel(net, mixer=MIXER, input_size=image)
     options = dict(backbone="preact_resnet18", img_size=SIZE, embed_dim=16, backbone_args={"width": 4})

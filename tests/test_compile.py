@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from alignmix_timm import MODES, AlignMix, AlignMixModel, Autoencoder, MixParams, attach, draw
-from alignmix_timm.mixers import AlignMixup, ManifoldMixup, Mixer, NoMixing, OneOf
+from alignmix_timm.mixers import AlignMixup, ManifoldMixup, Mixer, NoMixing, OneOf, PuzzleMix
 from alignmix_timm.params import Place
 
 QUICK = (("test_resnet", 64),)
@@ -97,6 +97,21 @@ def test_mixers_in_turns_stay_within_the_limit_of_graphs() -> None:
             model.train(), plain.train()
     assert backend.frame_count == 6  # evaluation; none or images; the embedding; the mixing point; two layers
     assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+def test_the_pass_for_saliency_is_one_more_graph() -> None:
+    model, backend = build("test_resnet", 64), CompileCounterWithBackend("aot_eager")
+    model.mixer = PuzzleMix(blocks=(4,))
+    plain = copy.deepcopy(model)
+    model.model.compile(backend=backend, fullgraph=True)
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        for step in range(3):
+            params = model.mixer.draw(4, Place(0, step))
+            for found, expected in zip(gradients(model, images, params), gradients(plain, images, params), strict=True):
+                assert torch.equal(found, expected)
+    assert backend.frame_count == 2
 
 
 @pytest.mark.slow

@@ -52,7 +52,7 @@ def test_saved_options_are_read_back(tmp_path: Path) -> None:
             "got 'alignmax'. Did you mean 'alignmix'?",
         ),
         ("--data a --modes feet", "got 'feet'. Did you mean 'feat'?"),
-        ("--data a --loss foo", "loss must be among ('ce', 'bce'), got 'foo'."),
+        ("--data a --loss foo", "loss must be among ('ce', 'bce', 'bce_softmax'), got 'foo'."),
         ("--data a --sched cosin", "got 'cosin'. Did you mean 'cosine'?"),
         ("--data a --lr fast", "lr must be of type float, got 'fast'."),
         ("--data a --decay-milestones 30 x", "decay_milestones must be of type int, got 'x'."),
@@ -174,7 +174,7 @@ def test_every_number_has_a_range() -> None:
     [
         ("batchsize: 3", "has an unknown option 'batchsize'. Did you mean 'batch_size'?"),
         ("data: a\nepochs: many", "epochs must be of type int, got 'many'."),
-        ("data: a\nloss: mse", "loss must be among ('ce', 'bce'), got 'mse'."),
+        ("data: a\nloss: mse", "loss must be among ('ce', 'bce', 'bce_softmax'), got 'mse'."),
         ("data: a\ncompile: 1", "compile must be of type bool, got 1."),
         ("- a", "config must hold 'option: value' lines, got list"),
     ],

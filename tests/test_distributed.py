@@ -18,7 +18,15 @@ MIXERS = (*MODES, "manifold", "mixup", "cutmix", "saliencymix")
 
 
 @pytest.mark.parametrize(
-    ("kind", "modes"), [("ddp", MIXERS), ("fsdp", MIXERS), ("alignmix_ae", CLEAN), ("alignmix_vae", CLEAN)]
+    ("kind", "modes"),
+    [
+        ("ddp", MIXERS),
+        ("fsdp", MIXERS),
+        ("alignmix_ae", CLEAN),
+        ("alignmix_vae", CLEAN),
+        # In a network without batch norm, whose running statistics the saliency would follow.
+        pytest.param("vit", ("puzzlemix", "puzzlemix"), marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_equal_those_of_one_process(tmp_path: Path, kind: str, modes: tuple[str, ...]) -> None:
     line = [*launcher(2), str(Path(__file__).parent / "distributed_step.py"), str(tmp_path), kind, *modes]

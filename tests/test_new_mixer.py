@@ -158,6 +158,7 @@ def shares(done: Any) -> Tensor:
         ("--mixup mixup --mixer-args alpha=0.4", "mixup"),
         pytest.param("--mixup cutout --mixer-args side=0.25", "cutout", marks=pytest.mark.slow),
         pytest.param("--mixup saliencymix --mixer-args per_example=true", "saliencymix", marks=pytest.mark.slow),
+        ("--mixup puzzlemix --mixer-args blocks=[2,4]", "puzzlemix"),
         ("--mixup manifold --mixer-args layers=[2,layer3.0]", "manifold_"),
     ],
 )

@@ -5,8 +5,10 @@ import copy
 import pytest
 import timm
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 from alignmix_timm import AlignMixModel, draw
 from alignmix_timm.hooks.saliency import input_saliency
@@ -78,9 +80,21 @@ def test_a_network_without_gradients_is_told() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images.detach().mean((2, 3))
 
-    net = Constant()
-    with pytest.raises(RuntimeError, match="logits that are differentiable by the images, and those of Constant"):
-        input_saliency(net, net, torch.zeros(2, 5, 8, 8), torch.eye(2, 5))
+    trained = nn.Sequential(Constant(), nn.Linear(5, 5))
+    for net in (Constant(), trained):
+        with pytest.raises(RuntimeError, match="logits that are differentiable by the images, and those of "):
+            input_saliency(net, net, torch.zeros(2, 5, 8, 8), torch.eye(2, 5))
+
+
+def test_a_sharded_network_is_refused() -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = wrapped()
+        fully_shard(model, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
+        with pytest.raises(RuntimeError, match=r"needs a network that is whole in each process, .* fully sharded"):
+            model.hooks.saliency(*batch())
+    finally:
+        dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("name", ["crossvit_tiny_240", "tnt_s_legacy_patch16_224"])

@@ -41,6 +41,7 @@ class MixingHooks:
         alignment: How features are aligned there.
         transport: The transport of the last batch whose features were mixed, for logging; None before the first, and
             where that batch was not aligned.
+        saliency_passes: How often the network was asked where images matter, each one more forward and backward pass.
     """
 
     point: MixingPoint | None
@@ -60,6 +61,7 @@ class MixingHooks:
     ) -> None:
         self.model, self.root, self.alignment, self.classifier = model, root, alignment, classifier
         self.attached = True
+        self.saliency_passes = 0
         self._points = PointsBySize(model, feature_module, layers, classifier)
         self._modules = HookedModules(model, self._after_layer, self._after_features, self._before_classifier)
         self._history = PassHistory()
@@ -150,6 +152,7 @@ class MixingHooks:
 
     def saliency(self, images: Tensor, targets: Tensor) -> Tensor:
         """Where the images matter to the network, [B, H, W]: see :func:`input_saliency`."""
+        self.saliency_passes += 1
         return input_saliency(self.root, self.model, images, targets)
 
     def describe(self, layers: Sequence[str | int | None]) -> str:

@@ -24,20 +24,37 @@ def input_saliency(root: nn.Module, model: nn.Module, images: Tensor, targets: T
         [B, H, W] fp32, >= 0.
 
     Raises:
-        RuntimeError: the logits do not depend on the images in a way that autograd can follow.
+        RuntimeError: the logits do not depend on the images in a way that autograd can follow; the network is fully
+            sharded.
     """
+    _check_unsharded(root)
     with _evaluating(root, model), torch.inference_mode(False), torch.enable_grad():
         pixels = images.detach().clone().requires_grad_()
         output = model(pixels)
         logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor) or not logits.requires_grad:
+        gradient = None
+        if isinstance(logits, Tensor) and logits.requires_grad:
+            loss = F.cross_entropy(logits.float(), targets, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, pixels, allow_unused=True)
+        if gradient is None:
             raise RuntimeError(
                 f"saliency needs logits that are differentiable by the images, and those of {type(model).__name__} "
                 "are not. Use a mixer without saliency, such as cutmix."
             )
-        loss = F.cross_entropy(logits.float(), targets, reduction="sum")
-        (gradient,) = torch.autograd.grad(loss, pixels)
     return gradient.float().square().mean(1).sqrt()
+
+
+def _check_unsharded(root: nn.Module) -> None:
+    """Refuse FSDP, which shards parameters again after this backward pass, before the forward pass that trains."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    if any(isinstance(module, FSDPModule | FullyShardedDataParallel) for module in root.modules()):
+        raise RuntimeError(
+            "saliency needs a network that is whole in each process, and this one is fully sharded. Use "
+            "DistributedDataParallel, or a mixer without saliency, such as cutmix."
+        )
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from .input import InputMixup
 from .manifold import ManifoldMixup
 from .mix_draw import MixDraw, drawn
 from .one_of import NoMixing, OneOf
+from .puzzlemix import PuzzleMix
 from .registry import MIXERS, make_mixer
 from .saliencymix import SaliencyMix
 from .style_codec import AdaINCodec, StyleCodec, load_codec
@@ -32,6 +33,7 @@ __all__ = [
     "Mixer",
     "NoMixing",
     "OneOf",
+    "PuzzleMix",
     "SaliencyMix",
     "StyleCodec",
     "StyleCutMix",

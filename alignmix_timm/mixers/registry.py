@@ -12,6 +12,7 @@ from .cutout import Cutout
 from .input import InputMixup
 from .manifold import ManifoldMixup
 from .one_of import NoMixing
+from .puzzlemix import PuzzleMix
 from .saliencymix import SaliencyMix
 from .stylecutmix import StyleCutMix
 from .stylemix import StyleMix
@@ -25,6 +26,7 @@ MIXERS: dict[str, type[Mixer]] = {
         CutMix,
         Cutout,
         SaliencyMix,
+        PuzzleMix,
         StyleMix,
         StyleCutMix,
         NoMixing,
@@ -36,7 +38,7 @@ def make_mixer(name: str, **options: Any) -> Mixer:
     """The mixer of this name with these options, each its default where it is not given.
 
     Raises:
-        ValueError: no such mixer or option, with the nearest there is; an option outside its range.
+        ValueError: no such mixer or option, with the nearest there is; an option outside its range; a missing package.
     """
     if name not in MIXERS:
         raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {name!r}.{nearest(name, MIXERS)}")
@@ -49,7 +51,7 @@ def make_mixer(name: str, **options: Any) -> Mixer:
             )
     try:
         return MIXERS[name](**{option: _plain(option, hints[option], value) for option, value in options.items()})
-    except (TypeError, ValueError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
 
 

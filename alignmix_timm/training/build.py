@@ -19,6 +19,7 @@ from ..mixers import Mixer
 from ..model import AlignMixModel
 from ..nearest import nearest
 from ..networks.autoencoder import Autoencoder
+from ..targets import SoftmaxBinaryCrossEntropy
 from .config import TrainConfig
 from .data.transforms import check_augmentation
 from .weights import check_weights, with_weights
@@ -117,7 +118,7 @@ def build_criterion(config: TrainConfig) -> nn.Module:
     """The loss, on float targets [B, C]; label smoothing is in the targets."""
     if config.loss == "bce":
         return BinaryCrossEntropy(smoothing=0.0, target_threshold=config.bce_target_thresh)
-    return nn.CrossEntropyLoss()
+    return SoftmaxBinaryCrossEntropy() if config.loss == "bce_softmax" else nn.CrossEntropyLoss()
 
 
 def wrap_model(net: Any, config: TrainConfig, data: dict[str, Any], mixer: Mixer) -> AlignMixModel | Autoencoder:

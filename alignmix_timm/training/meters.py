@@ -28,7 +28,8 @@ def in_order(rows: Collection[int | str]) -> list[int | str]:
 class Metrics:
     """Means over optimizer steps: losses by mode, share of modes, accuracy, alignment, and where the time goes.
 
-    Shares, the accuracy and the time that was spent waiting for data are in percent.
+    Shares, the accuracy and the time that was spent waiting for data are in percent. ``extra_passes`` is the number of
+    forward and backward passes for saliency to each one that trains; absent where there were none.
 
     Args:
         micro_batch: Images of a forward pass.
@@ -38,9 +39,12 @@ class Metrics:
     def __init__(self, micro_batch: int, corrupt: set[int | str]) -> None:
         self.micro_batch, self.corrupt = micro_batch, corrupt
         self._sums: dict[str, Tensor] = {}
+        self._extra_passes = 0
         self.restart_clock()
 
-    def add(self, mode: str, loss: Tensor, accuracy: Tensor | None, transport: Transport | None) -> None:
+    def add(
+        self, mode: str, loss: Tensor, accuracy: Tensor | None, transport: Transport | None, extra_passes: int = 0
+    ) -> None:
         """Count one forward pass, without an accuracy if it did not classify; waits for nothing."""
         values = {"loss": loss, f"loss_{mode}": loss}
         if accuracy is not None:
@@ -51,6 +55,7 @@ class Metrics:
         for name, value in values.items():
             pair = torch.stack([value.detach().float(), torch.ones_like(value, dtype=torch.float32)])
             self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+        self._extra_passes += extra_passes
 
     def take(self, accelerator: Accelerator) -> dict[str, Any]:
         """Means over all processes since the last call; empty if there was no step. Modes agree in all processes."""
@@ -70,9 +75,12 @@ class Metrics:
         record["data_wait"] = 100 * self._waited / seconds
         if torch.cuda.is_available():
             record["peak_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        if self._extra_passes:
+            record["extra_passes"] = self._extra_passes * accelerator.num_processes / counts["loss"]
         self.corrupt.update(of_all(self.corrupt, accelerator))
         if self.corrupt:
             record["corrupt_rows"] = in_order(self.corrupt)
+        self._extra_passes = 0
         self.restart_clock()
         return record
 

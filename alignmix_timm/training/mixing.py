@@ -50,7 +50,10 @@ class MixingOptions(OptionGroup):
     )
     kl_weight: float | None = option(None, "alignmix_vae: share of the divergence; default 1 / (C * H * W)")
     decoder_width: int = option(128, "autoencoder: channels of the decoder", role="model")
-    loss: Literal["ce", "bce"] = option("ce", "cross-entropy, or timm's binary cross-entropy")
+    loss: Literal["ce", "bce", "bce_softmax"] = option(
+        "ce",
+        "cross-entropy; timm's binary cross-entropy; or that of the probabilities, as the code of some mixers has it",
+    )
     bce_target_thresh: float | None = option(None, "bce: targets above this count as 1")
 
     def check(self) -> None:

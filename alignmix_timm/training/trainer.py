@@ -113,10 +113,12 @@ class Trainer:
         run = self.run
         params = run.mixer.draw(len(batch["labels"]), Place(run.config.seed, run.step, micro))
         seed_all(run.config.seed, Stream.NETWORK, run.step, micro)
+        passes = run.hooks.saliency_passes
         output = run.model(batch["pixel_values"], batch["labels"], params)
         classified = output.logits is not None
         accuracy = mixed_accuracy(output.logits, output.targets, run.config.smoothing) if classified else None
-        self.metrics.add(params.label, output.loss, accuracy, run.hooks.transport)
+        extra = run.hooks.saliency_passes - passes
+        self.metrics.add(params.label, output.loss, accuracy, run.hooks.transport, extra)
         return output.loss
 
     def _train(self, stop: StopSignal) -> dict[str, float]:
