@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMix, AlignMixCollator, AlignMixModel, MixParams, detach
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf
+from alignmix_timm.mixers import AlignMixup, CoMixup, CutMix, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf
 from alignmix_timm.params import FEATURE_MODES, Place
 
 ROWS: dict[str, Mixer] = {
@@ -35,6 +35,8 @@ ROWS: dict[str, Mixer] = {
     "cutmix, own box": CutMix(alpha=2.0, prob=0.7, per_example=True),
     "cutmix, minmax": CutMix(minmax=(0.2, 0.8)),
     "cutmix, own minmax": CutMix(minmax=[0.0, 1.0], per_example=True),
+    "comixup": CoMixup(),
+    "comixup, others": CoMixup(alpha=0.5, prob=0.7, blocks=3, part=3, gamma=0.2),
     "one of": OneOf((AlignMixup(), ManifoldMixup(), InputMixup(), CutMix(per_example=True), NoMixing())),
     "one of, until": OneOf([AlignMixup(), CutMix()], [1, 3], prob=0.7, until=6),
     "one of, within": OneOf((OneOf((CutMix(), InputMixup())), ManifoldMixup(("layer3",))), (2, 1)),
@@ -83,6 +85,11 @@ def draws(mixer: Mixer, batch: int = 5) -> list[MixParams]:
     return list(found.values())
 
 
+def pairs(mixer: Mixer) -> bool:
+    """Whether examples have partners; Co-Mixup puts each image together from several."""
+    return not isinstance(mixer, CoMixup)
+
+
 def contents(params: MixParams) -> dict[str, object]:
     """All that was drawn, to compare bit by bit."""
     extra = {name: value.tolist() for name, value in params.extra.items()}
@@ -97,7 +104,7 @@ def test_the_same_place_gives_the_same_bits(mixer: Mixer) -> None:
     again = [contents(pickle.loads(pickle.dumps(mixer)).draw(32, place)) for place in reversed(places)]
     assert first == again[::-1]
     assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
-    mixed = [str(drawn["perm"]) for drawn in first if drawn["mode"] != "none"]
+    mixed = [str(drawn["perm" if pairs(mixer) else "extra"]) for drawn in first if drawn["mode"] != "none"]
     assert len(set(mixed)) == len(mixed)
 
 
@@ -107,8 +114,9 @@ def test_processes_agree_on_what_is_done_and_not_with_whom(mixer: Mixer) -> None
         drawn = [mixer.draw(batch, Place(0, step, micro)) for micro, batch in enumerate((32, 32, 7))]
         assert len({(params.mode, params.mixer, params.layer, params.aligned) for params in drawn}) == 1
         if drawn[0].mode != "none":
-            assert not torch.equal(drawn[0].perm, drawn[1].perm)
-            assert not torch.equal(drawn[0].lam, drawn[1].lam)
+            if pairs(mixer):
+                assert not torch.equal(drawn[0].perm, drawn[1].perm)
+                assert not torch.equal(drawn[0].lam, drawn[1].lam)
             assert all(not torch.equal(value, drawn[1].extra[name]) for name, value in drawn[0].extra.items())
 
 
@@ -129,7 +137,9 @@ def test_what_is_drawn_has_the_form_of_a_batch(mixer: Mixer) -> None:
 
 def without_partner(params: MixParams) -> MixParams:
     """The same mix, of which nothing comes from the partner."""
-    extra = {name: torch.zeros_like(value) if name == "sides" else value for name, value in params.extra.items()}
+    extra = {
+        name: torch.zeros_like(value) if name in ("sides", "start") else value for name, value in params.extra.items()
+    }
     return replace(params, lam=torch.ones_like(params.lam), extra=extra)
 
 
@@ -147,6 +157,8 @@ def test_lam_one_changes_no_bit(mixer: Mixer) -> None:
 @each_row
 def test_targets_are_the_mixture(mixer: Mixer) -> None:
     """Each class has its share, whatever the labels; for CutMix that of the pixels."""
+    if isinstance(mixer, CoMixup):
+        pytest.skip("mixes more than two images: see test_comixup.py")
     model, seen = mixing(mixer), []
     handle = model.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model.label_smoothing = 0.1

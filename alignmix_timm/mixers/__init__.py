@@ -5,6 +5,7 @@ training. A new mixer is a file here, and a line in ``registry``.
 """
 
 from .alignmix import AlignMixup, drawn_by
+from .comixup import CoMixup
 from .contract import HookedNetwork, Mixed, Mixer, image_size, mix_batch
 from .cutmix import CutMix
 from .input import InputMixup
@@ -16,6 +17,7 @@ from .registry import MIXERS, make_mixer
 __all__ = [
     "MIXERS",
     "AlignMixup",
+    "CoMixup",
     "CutMix",
     "HookedNetwork",
     "InputMixup",

@@ -6,6 +6,7 @@ from typing import Any, get_origin, get_type_hints
 from ..nearest import nearest
 from ..typed import kinds_of, typed
 from .alignmix import AlignMixup
+from .comixup import CoMixup
 from .contract import Mixer
 from .cutmix import CutMix
 from .input import InputMixup
@@ -13,7 +14,7 @@ from .manifold import ManifoldMixup
 from .one_of import NoMixing
 
 MIXERS: dict[str, type[Mixer]] = {
-    mixer.name: mixer for mixer in (AlignMixup, ManifoldMixup, InputMixup, CutMix, NoMixing)
+    mixer.name: mixer for mixer in (AlignMixup, ManifoldMixup, InputMixup, CutMix, CoMixup, NoMixing)
 }
 
 
