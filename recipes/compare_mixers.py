@@ -1,10 +1,13 @@
-"""Train one network with each way of mixing, several seeds, and print error and calibration with their spread.
+"""Train one network with each way of mixing, and print error and calibration, and how they differ from no mixing.
 
     python recipes/compare_mixers.py --data path/or/name
-    python recipes/compare_mixers.py --data path/or/name --seeds 0 1 2 --mixers none alignmix --epochs 5
+    python recipes/compare_mixers.py --data path/or/name --seeds 0 1 2 3 4 --mixers none alignmix comixup --epochs 5
+    python recipes/compare_mixers.py --data path/or/name --mixers none cutmix --mixer-args cutmix.alpha=2
 
-Other options are those of train.py, before those of configs/fashion_mnist.yaml. Runs that are finished are not trained
-again: stop it when you like, and go on with the same command.
+Runs of one seed share images, initial weights, order and augmentation, so that differences are taken seed by seed; what
+is printed are means with their 95 % intervals. Other options are those of train.py, before those of
+configs/fashion_mnist.yaml. Runs that are finished are not trained again: stop it when you like, and go on with the same
+command.
 """
 
 import argparse
@@ -12,47 +15,46 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tables import measured, spread
+from paired import differences, interval
+from tables import measured
 
-from alignmix_timm.training.config import parse_config
-from alignmix_timm.training.options import argument
+from alignmix_timm.mixers import MIXERS
+from alignmix_timm.training.config import TrainConfig, parse_config
 
-METHODS = {
-    "none": "no mixing",
-    "mixup": "input mixup",
-    "cutmix": "CutMix",
-    "alignmix": "AlignMix",
-    "cutout": "Cutout",
-    "saliencymix": "SaliencyMix",
-    "stylemix": "StyleMix",
-    "stylecutmix": "StyleCutMix",
-    "puzzlemix": "PuzzleMix",
-}
+MEASURES = {"error": "error %", "ece": "ECE %", "loss": "loss"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--mixers", nargs="+", choices=METHODS, default=["none", "mixup", "cutmix", "alignmix"])
-    parser.add_argument("--mixer-args", default={}, help="as stylemix.encoder=FILE", **argument(dict[str, Any]))
+    parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=["none", "mixup", "cutmix", "alignmix"])
     args, others = parser.parse_known_args()
-    config = parse_config(others, Path(__file__).parent / "configs" / "fashion_mnist.yaml")
-    table = {}
-    for mixer in args.mixers:
-        results = []
-        for seed in args.seeds:
-            output = f"{config.output}/{mixer}-{seed}"
-            own = {name: value for name, value in args.mixer_args.items() if name.partition(".")[0] == mixer}
-            run = replace(config, mixers=[mixer], mixer_args=own, seed=seed, output=output, resume="auto")
-            results.append(measured(run))
-        table[mixer] = results
+    options = [*others, "--mixers", *args.mixers]
+    config = parse_config(options, Path(__file__).parent / "configs" / "fashion_mnist.yaml")
+    runs = [train(config, mixer, seed) for mixer in args.mixers for seed in args.seeds]
     images = config.max_train_samples or "all"
-    print(f"\n{config.model}, {images} training images, {config.epochs} epochs, seeds {args.seeds}")
-    print("\n|  | error % | ECE % | loss |\n|---|---|---|---|")
-    for mixer, results in table.items():
-        top1, ece, loss = ([result[name] for result in results] for name in ("top1", "ece", "loss"))
-        cells = spread([100 - value for value in top1]), spread(ece), spread(loss)
-        print(f"| {METHODS[mixer]} | {' | '.join(cells)} |")
+    print(f"\n{config.model}, {images} training images, {config.epochs} epochs, seeds {args.seeds}\n")
+    print_table(args.mixers, runs)
+
+
+def train(config: TrainConfig, mixer: str, seed: int) -> dict[str, Any]:
+    """The measures of one run, which is trained if it was not."""
+    own = {name: value for name, value in config.mixer_args.items() if name.startswith(f"{mixer}.")}
+    output = f"{config.output}/{mixer}-{seed}"
+    found = measured(replace(config, mixers=[mixer], mixer_args=own, seed=seed, output=output, resume="auto"))
+    return {"arm": mixer, "seed": seed, "error": 100 - found["top1"], "ece": found["ece"], "loss": found["loss"]}
+
+
+def print_table(mixers: list[str], runs: list[dict[str, Any]]) -> None:
+    """Each measure, and its difference to no mixing where that was trained with the same seeds."""
+    titles = [*MEASURES.values(), *(f"{title} - none" for title in MEASURES.values())]
+    print(f"|  | {' | '.join(titles)} |")
+    print("|---" * (len(titles) + 1) + "|")
+    for mixer in dict.fromkeys(mixers):
+        of_mixer = [run for run in runs if run["arm"] == mixer]
+        cells = [interval([run[name] for run in of_mixer]) for name in MEASURES]
+        cells += ["" if mixer == "none" else interval(differences(runs, mixer, "none", name)) for name in MEASURES]
+        print(f"| {mixer} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from alignmix_timm import AlignMix, AlignMixCollator, AlignMixModel, MixParams, detach
 from alignmix_timm.mixers import (
     AlignMixup,
+    CoMixup,
     CutMix,
     Cutout,
     InputMixup,
@@ -57,6 +58,8 @@ ROWS: dict[str, Mixer] = {
     "stylecutmix": StyleCutMix(codec=Identity(), size=None, prob=0.7),
     "puzzlemix": PuzzleMix(),
     "puzzlemix, own lam": PuzzleMix(alpha=2.0, prob=0.7, per_example=True, blocks=[3, 4], transport_size=8),
+    "comixup": CoMixup(),
+    "comixup, others": CoMixup(alpha=0.5, prob=0.7, blocks=3, part=3, gamma=0.2),
     "one of": OneOf((AlignMixup(), ManifoldMixup(), InputMixup(), CutMix(per_example=True), NoMixing())),
     "one of, until": OneOf([AlignMixup(), CutMix()], [1, 3], prob=0.7, until=6),
     "one of, within": OneOf((OneOf((CutMix(), InputMixup())), ManifoldMixup(("layer3",))), (2, 1)),
@@ -106,8 +109,8 @@ def draws(mixer: Mixer, batch: int = 5) -> list[MixParams]:
 
 
 def pairs(mixer: Mixer) -> bool:
-    """Whether examples have partners; the holes of Cutout need none."""
-    return not isinstance(mixer, Cutout)
+    """Whether examples have partners: Cutout needs none, Co-Mixup puts each image together from several."""
+    return not isinstance(mixer, Cutout | CoMixup)
 
 
 def contents(params: MixParams) -> dict[str, object]:
@@ -161,7 +164,12 @@ def test_what_is_drawn_has_the_form_of_a_batch(mixer: Mixer) -> None:
 
 def without_partner(params: MixParams) -> MixParams:
     """The same mix, of which nothing comes from the partner."""
-    known = {"sides": 0.0, "style": 1.0, "place": 0.5}  # no box, one's own style, a box of full size in the middle
+    known = {
+        "sides": 0.0,
+        "start": 0,
+        "style": 1.0,
+        "place": 0.5,
+    }  # no box, one's own style, a box of full size in the middle
     extra = {
         name: torch.full_like(value, known[name]) if name in known else value for name, value in params.extra.items()
     }
@@ -182,6 +190,8 @@ def test_lam_one_changes_no_bit(mixer: Mixer) -> None:
 @each_row
 def test_targets_are_the_mixture(mixer: Mixer) -> None:
     """Each class has its share, whatever the labels; for CutMix that of the pixels."""
+    if isinstance(mixer, CoMixup):
+        pytest.skip("mixes more than two images: see test_comixup.py")
     model, seen = mixing(mixer), []
     handle = model.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     model.label_smoothing = 0.1

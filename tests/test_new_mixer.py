@@ -160,6 +160,7 @@ def shares(done: Any) -> Tensor:
         pytest.param("--mixup saliencymix --mixer-args per_example=true", "saliencymix", marks=pytest.mark.slow),
         ("--mixup puzzlemix --mixer-args blocks=[2,4]", "puzzlemix"),
         ("--mixup manifold --mixer-args layers=[2,layer3.0]", "manifold_"),
+        pytest.param("--mixup comixup --mixer-args part=4", "comixup", marks=pytest.mark.slow),
     ],
 )
 def test_the_launcher_trains_with_every_mixer(launch: Launch, arguments: str, name: str) -> None:

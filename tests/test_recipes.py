@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from accelerate.state import AcceleratorState
 from launcher import ENVIRONMENT, ROOT, launcher
 
 from alignmix_timm import choose_point
+from alignmix_timm.mixers import MIXERS
 from alignmix_timm.points.effect import alignment_effect
+from alignmix_timm.training.journal import read_journal
 
 QUICKSTART = ROOT / "recipes" / "quickstart.py"
 SHARED = ROOT.parent / "shared" / "data" / "fashion_mnist"
@@ -87,3 +90,49 @@ def test_the_sentence_of_an_error_is_the_last_thing_on_the_screen(tmp_path: Path
 def test_quickstart_on_another_dataset_and_model(tmp_path: Path) -> None:
     printed = launch(tmp_path, "--data", SHARED, "--model", "test_vit3", "--image-size", 160, "--epochs", 1)
     assert "AlignMix mixes features at blocks" in printed
+
+
+def recipe(name: str, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    """Run a recipe in this process, with the modules that lie beside it."""
+    monkeypatch.syspath_prepend(QUICKSTART.parent)
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    runpy.run_path(str(QUICKSTART.with_name(name)), run_name="__main__")
+
+
+@pytest.mark.slow
+def test_every_mixer_is_timed_or_says_why_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe("benchmark_mixers.py", monkeypatch, "--batch-sizes", 4, 2, "--blocks", 2)
+    printed = capsys.readouterr().out
+    rows = {row[0]: row[1:] for row in re.findall(r"^\| ([a-z]+) \| (.+) \| (.+) \| (.*) \|$", printed, re.MULTILINE)}
+    assert rows.keys() == MIXERS.keys()
+    assert rows["none"] == ("1.00", "1.00", "1.00")
+    assert [rows[name][2] for name in ("comixup", "alignmix")] == ["2.44", "1.08"]
+    for name, (first, second, _) in rows.items():
+        failed = f"{name} does not run: " in printed
+        assert all((cell == "does not run") == failed for cell in (first, second))
+        assert failed or float(first) > 0
+
+
+@pytest.mark.slow
+def test_mixers_are_compared_seed_by_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, runs = ROOT / "recipes" / "data" / "fashion_mnist", tmp_path / "runs"
+    line = f"--data {data} --output {runs} --mixers none comixup --seeds 0 1 --epochs 2 --eval-every 2 --workers 0 "
+    line += "--max-train-samples 200 --mixer-args comixup.part=10"
+    AcceleratorState._reset_state(reset_partial_state=True)
+    recipe("compare_mixers.py", monkeypatch, *line.split())
+    table = [row for row in capsys.readouterr().out.splitlines() if row.startswith("| ")]
+    found = {}
+    for mixer in ("none", "comixup"):
+        journals = [read_journal(runs / f"{mixer}-{seed}" / "metrics.jsonl") for seed in (0, 1)]
+        last = [[record for record in records if record["kind"] == "eval"][-1] for records in journals]
+        found[mixer] = [100 - record["top1"] for record in last]
+    own, none = found["comixup"], found["none"]
+    steps = [one - other for one, other in zip(own, none, strict=True)]
+    cells = [f"{sum(steps) / 2:.2f} ± {12.7062 * abs(steps[0] - steps[1]) / 2:.2f}"]  # t of one degree of freedom
+    assert table[0].startswith("| none | ")
+    assert table[1].split(" | ")[4:5] == cells
+    assert "mixers: [comixup]" in (runs / "comixup-0" / "config.yaml").read_text()

@@ -5,6 +5,7 @@ training. A new mixer is a file here, and a line in ``registry``.
 """
 
 from .alignmix import AlignMixup, drawn_by
+from .comixup import CoMixup
 from .contract import HookedNetwork, Mixed, Mixer, image_size, mix_batch
 from .cutmix import CutMix
 from .cutout import Cutout
@@ -23,6 +24,7 @@ __all__ = [
     "MIXERS",
     "AdaINCodec",
     "AlignMixup",
+    "CoMixup",
     "CutMix",
     "Cutout",
     "HookedNetwork",

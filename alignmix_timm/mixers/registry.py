@@ -6,6 +6,7 @@ from typing import Any, get_origin, get_type_hints
 from ..nearest import nearest
 from ..typed import kinds_of, typed
 from .alignmix import AlignMixup
+from .comixup import CoMixup
 from .contract import Mixer
 from .cutmix import CutMix
 from .cutout import Cutout
@@ -27,6 +28,7 @@ MIXERS: dict[str, type[Mixer]] = {
         Cutout,
         SaliencyMix,
         PuzzleMix,
+        CoMixup,
         StyleMix,
         StyleCutMix,
         NoMixing,
