@@ -97,6 +97,11 @@ def check_options(epsilon: float, num_iters: int, cost_scale: str) -> None:
         raise ValueError(f"epsilon must be {rule}, got {epsilon}. {default}")
     if num_iters < 1:
         raise ValueError(f"num_iters must be >= 1, got {num_iters}. The default is {NUM_ITERS}.")
+    check_cost_scale(cost_scale)
+
+
+def check_cost_scale(cost_scale: str) -> None:
+    """Raise ValueError for another scale than ``"rms"`` or ``"raw"``."""
     if cost_scale == "mean":
         raise ValueError(
             "cost_scale 'mean' was removed: it divided by the norms of the features as well. Use 'rms', whose epsilon "

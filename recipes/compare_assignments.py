@@ -22,6 +22,7 @@ from torch import nn
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup
+from alignmix_timm.params import Mode
 from alignmix_timm.points import unannounced
 
 RESULTS = Path(__file__).parent / "results" / "assignments.jsonl"
@@ -35,7 +36,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "shuffled": {"assignment": "shuffled"},
     "uniform": {"assignment": "uniform"},
 }
-MODES = {"A": ["feat"], "xAe": ["input", "embed", "feat", "feat_swap"]}
+MODES: dict[str, list[Mode]] = {"A": ["feat"], "xAe": ["input", "embed", "feat", "feat_swap"]}
 
 
 def main() -> None:

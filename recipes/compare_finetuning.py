@@ -50,7 +50,7 @@ def train(data: str, weights: str | None, setting: Setting) -> dict[str, Any]:
     train_set, test, classes = images(
         data, setting["image_size"], setting["images_per_class"], setting["test_per_class"]
     )
-    source = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
+    source: dict[str, Any] = {"pretrained_cfg_overlay": {"file": weights}} if weights else {}
     torch.manual_seed(setting["seed"])
     net = timm.create_model(setting["model"], pretrained=True, num_classes=classes, **source).to(test.pixels.device)
     mixer, options = ARMS[setting["arm"]]

@@ -38,7 +38,9 @@ class MixingOptions(OptionGroup):
     mixup_alpha: float = option(0.8, "mixup: lam ~ Beta(alpha, alpha)")
     cutmix_alpha: float = option(CutMix.alpha, "cutmix: share of the image that is left ~ Beta(alpha, alpha)")
     feature_module: str | None = option(None, "AlignMix: module to mix at; default the automatic choice")
-    assignment: Assignment = option("transport", "AlignMix: the partner's positions that features are mixed with")
+    assignment: Assignment = option(
+        "transport", "AlignMix: which of the partner's positions features are mixed with: none is the same position"
+    )
     align_embedding: bool = option(False, "AlignMix: align the embedding, if it is a tensor")
     epsilon: float = option(Alignment.epsilon, "AlignMix: entropic regularisation")
     num_iters: int = option(Alignment.num_iters, "AlignMix: Sinkhorn iterations")
@@ -115,7 +117,8 @@ def aligns(options: MixingOptions) -> bool:
     """Whether features or embeddings are aligned, and mixed, at some time of a run."""
     mixer = build_mixer(options)
     embeds = options.align_embedding and "embed" in options.modes and "alignmix" in mixer.names
-    return mixer.aligns or (embeds and options.mix_prob > 0 and options.mix_off_epoch != 0)
+    moves = mixer.aligns or (embeds and options.mix_prob > 0 and options.mix_off_epoch != 0)
+    return moves and options.assignment == "transport"
 
 
 @dataclass(frozen=True)

@@ -173,9 +173,8 @@ class Trainer:
 
     def _write_effect(self) -> None:
         run = self.run
-        if (
-            run.mixer.aligns and run.hooks.alignment.assignment == "transport"
-        ):  # in every process: synchronised batch norm waits for all
+        # In every process: synchronised batch norm waits for all.
+        if run.mixer.aligns and run.hooks.alignment.assignment == "transport":
             effect = alignment_effect(run.hooks.model, run.hooks.point, run.hooks.alignment)
             self.journal.write("effect", run.step, {"alignment_effect": effect})
             self.journal.say(f"Alignment changes the logits of mixed features by {100 * effect:.2g} % of their size.")
