@@ -18,9 +18,9 @@ from torch import Tensor
 CostScale = Literal["rms", "raw"]
 
 EPSILON, NUM_ITERS = 0.05, 20  # the defaults
+START = 0.5  # epsilon is lowered from this share of the scale of the cost, in even steps of its logarithm
 
 _TINY = 1e-30  # keeps all-zero costs from being divided by 0
-_START = 0.5  # epsilon is lowered from this share of the scale of the cost, in even steps of its logarithm
 _STAGE = 5  # iterations a stage; each stage rebuilds the kernel exp(-cost/epsilon) in log domain
 _RELAXATION = 1.6  # over-relaxation of the scaling factors; 1 would be plain Sinkhorn
 _CPU_BLOCK = 2**18  # elements of one map that are centred at a time on a CPU
@@ -148,14 +148,20 @@ def centred_cost(x: Tensor, y: Tensor) -> Tensor:
     # On a CPU, a few pairs at a time: the centred copies then stay in the cache.
     step = max(1, _CPU_BLOCK // (max(num_rows, num_cols) * dim)) if x.device.type == "cpu" else batch
     for pairs in (slice(start, start + step) for start in range(0, batch, max(1, step))):
-        x_part, y_part = (
-            part.float() - part.mean(1, keepdim=True, dtype=torch.float32) for part in (x[pairs], y[pairs])
-        )
+        x_part, y_part = _centred(x[pairs]), _centred(y[pairs])
         torch.baddbmm(cost[pairs], x_part, y_part.mT, beta=0, alpha=-2, out=cost[pairs])
     return cost
 
 
-def solve(cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int) -> tuple[Tensor, Tensor, Tensor]:
+def _centred(tokens: Tensor) -> Tensor:
+    """Tokens minus their mean, in fp32; twice, because the mean of large features is rounded as they are."""
+    centred = tokens.float() - tokens.mean(1, keepdim=True, dtype=torch.float32)
+    return centred.sub_(centred.mean(1, keepdim=True))
+
+
+def solve(
+    cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int, start: float = START
+) -> tuple[Tensor, Tensor, Tensor]:
     """Sinkhorn-Knopp (AlignMix eq. 9) with epsilon scaling and over-relaxation, on centred costs of scale 1.
 
     A stage absorbs the scaling factors so far into the potential g, builds the kernel K with log-domain row
@@ -167,17 +173,18 @@ def solve(cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int) -> tuple[
         epsilon: [B, 1, 1], divided by the same scale.
         unit: [B, 1, 1], by which potentials are multiplied on return.
         num_iters: Total number of iterations.
+        start: The epsilon of the first stage, where it is larger; of the scaled cost.
 
     Returns:
         Assignment [B, N, M] with rows normalised last, potentials f [B, N] and g [B, M].
     """
-    start = epsilon.clamp_min(_START)
+    first = epsilon.clamp_min(start)
     num_stages = -(-num_iters // _STAGE)
     columns_per_row, square = cost.shape[2] / cost.shape[1], cost.shape[1] == cost.shape[2]
     g = cost.mean(1, keepdim=True)  # exact where the rows are alike
     for stage in range(num_stages):
         share = min(1.0, stage / (num_stages // 2)) if num_stages > 1 else 1.0
-        stage_epsilon = start ** (1 - share) * epsilon**share
+        stage_epsilon = first ** (1 - share) * epsilon**share
         kernel = torch.softmax((g - cost).div_(stage_epsilon), 2)
         u = cost.new_ones(cost.shape[0], 1, cost.shape[1])
         v = torch.ones_like(g)

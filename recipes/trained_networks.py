@@ -1,6 +1,6 @@
 """Trained networks to measure on: small ones of several families, trained once on the embedded images; and photos."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -100,18 +100,18 @@ def photos(net: nn.Module, data: str, count: int) -> Tensor:
     return torch.stack([transform(image.convert("RGB")) for image in rows["image"]])
 
 
-def neighbourhood(net: nn.Module, images: Tensor) -> list[MixingPoint]:
-    """The default place for these images between those before and after it."""
+def neighbourhood(net: nn.Module, images: Tensor, reach: int = 1) -> list[MixingPoint]:
+    """The default place for these images, between as many blocks before and after it, where there are any."""
     size = (images.shape[1], images.shape[2], images.shape[3])
     with unannounced():
         default = choose_point(net, size).feature_module
         blocks = FeatureMaps(net, size).blocks()
         at = blocks.index(default)
-        return choose_points(net, size, blocks[max(at - 1, 0) : at + 2])
+        return choose_points(net, size, blocks[max(at - reach, 0) : at + reach + 1])
 
 
 @torch.no_grad()
-def tokens(net: nn.Module, images: Tensor, points: list[MixingPoint]) -> list[tuple[Tensor, Tensor]]:
+def tokens(net: nn.Module, images: Tensor, points: Sequence[MixingPoint]) -> list[tuple[Tensor, Tensor]]:
     """At each place, the tokens of the first half of the images and those of the other half, [pairs, N, D]."""
     found: dict[str, list[Tensor]] = {point.feature_module: [] for point in points}
     handles = [
