@@ -70,9 +70,9 @@ def assign(
             that part of the pair's cost that decides the plan: see :func:`centred_cost`. How the default was chosen:
             ``recipes/choose_epsilon.py``.
         num_iters: Iterations, >= 1; each normalises columns and rows once. The first half lowers epsilon.
-        cost_scale: ``"rms"`` divides the cost of each pair by that root mean square. Norms and means of features then
-            play no part, and epsilon is as sharp in one network as in another. ``"raw"`` is the paper's literal
-            setting (with epsilon = 0.1 and num_iters = 100).
+        cost_scale: ``"rms"`` divides the cost of each pair by that root mean square: neither the mean of a map's
+            features nor their norms change the assignment. ``"raw"`` is the paper's literal setting (with epsilon =
+            0.1 and num_iters = 100).
 
     Returns:
         The solution; no gradient flows through it. Constant maps give the uniform assignment. A pair with a non-finite
@@ -104,9 +104,9 @@ def check_cost_scale(cost_scale: str) -> None:
     """Raise ValueError for another scale than ``"rms"`` or ``"raw"``."""
     if cost_scale == "mean":
         raise ValueError(
-            "cost_scale 'mean' was removed: it divided by the norms of the features as well. Use 'rms', whose epsilon "
-            f"{EPSILON} is about as sharp in every network; python -m alignmix_timm.points MODEL --images FOLDER "
-            "prints how many positions correspond at an epsilon."
+            "cost_scale 'mean' was removed: it divided by the norms of the features as well. Use 'rms', with epsilon "
+            f"{EPSILON} by default; python -m alignmix_timm.points MODEL --images FOLDER prints how many positions "
+            "correspond at an epsilon."
         )
     if cost_scale not in get_args(CostScale):
         raise ValueError(f"cost_scale must be one of {get_args(CostScale)}, got {cost_scale!r}.")

@@ -5,7 +5,7 @@
 
 Trains three small networks of different families on the embedded images, a few minutes each; a second run reads their
 weights from --networks. With --photos, a pretrained EfficientNet-Lite0 on photos is the fourth. Random pairs of images
-are aligned at the default place of each network and at the blocks before and after it. Printed are
+are aligned at the default place of each network and at its neighbours. Printed are
 
 - the effective correspondences of each place and epsilon, and the largest over the smallest of them: at the default
   epsilon one place is to be as sharp as another, within a factor of 2;
@@ -78,8 +78,8 @@ def networks(args: argparse.Namespace) -> Iterator[tuple[nn.Module, Tensor]]:
     """Trained networks, each with two images a pair."""
     for name, how in NETWORKS.items():
         net = trained(name, args.networks)
-        images, labels = test_images(500, how.measured)
-        print(f"{name}: accuracy {accuracy(net, images, labels):.3f} at {how.measured} pixels", flush=True)
+        images, labels = test_images(500, how.size)
+        print(f"{name}: accuracy {accuracy(net, images, labels):.3f}", flush=True)
         yield net, images[: 2 * args.pairs]
     if args.photos:
         weights = {"file": args.weights} if args.weights else None
@@ -89,11 +89,10 @@ def networks(args: argparse.Namespace) -> Iterator[tuple[nn.Module, Tensor]]:
 
 def places_of(net: nn.Module, images: Tensor) -> Iterator[Place]:
     """The default place of a network, marked, and its neighbours."""
-    points = neighbourhood(net, images)
-    default = neighbourhood(net, images, reach=0)[0]
+    default, points = neighbourhood(net, images)
     for point, (x, y) in zip(points, tokens(net, images, points), strict=True):
         height, width = point.map_size
-        star = "*" if point.feature_module == default.feature_module else ""
+        star = "*" if point.feature_module == default else ""
         yield Place(f"{type(net).__name__} {point.feature_module}{star}, {height} x {width}", x, y)
 
 

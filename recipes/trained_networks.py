@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignmix_timm.points import MixingPoint, choose_point, choose_points, unannounced
-from alignmix_timm.points.maps import FeatureMaps
+from alignmix_timm.points.maps import MIN_SIZE, FeatureMaps
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 
@@ -27,8 +27,7 @@ class Training:
 
     Args:
         epochs: Over a quarter of the images.
-        size: Of these images, in pixels.
-        measured: Size of the images on which the network is measured.
+        size: Of these images, and of those on which the network is measured, in pixels.
         optimizer: Of all parameters.
         lr: The highest of one cycle.
         options: Of ``timm.create_model``.
@@ -36,7 +35,6 @@ class Training:
 
     epochs: int
     size: int
-    measured: int
     optimizer: Callable[..., torch.optim.Optimizer]
     lr: float
     options: dict[str, Any] = field(default_factory=dict)
@@ -45,9 +43,9 @@ class Training:
 _sgd = partial(torch.optim.SGD, momentum=0.9, weight_decay=5e-4, nesterov=True)
 _adamw = partial(torch.optim.AdamW, weight_decay=0.05)
 NETWORKS = {
-    "resnet18": Training(4, 64, 112, _sgd, 0.05),
-    "convnext_atto": Training(6, 64, 112, _adamw, 2e-3),
-    "test_vit": Training(12, 112, 112, _adamw, 2e-3, {"img_size": 112}),
+    "resnet18": Training(4, 64, _sgd, 0.05),
+    "convnext_atto": Training(6, 64, _adamw, 2e-3),
+    "test_vit": Training(12, 112, _adamw, 2e-3, {"img_size": 112}),
 }
 
 
@@ -100,14 +98,18 @@ def photos(net: nn.Module, data: str, count: int) -> Tensor:
     return torch.stack([transform(image.convert("RGB")) for image in rows["image"]])
 
 
-def neighbourhood(net: nn.Module, images: Tensor, reach: int = 1) -> list[MixingPoint]:
-    """The default place for these images, between as many blocks before and after it, where there are any."""
+def neighbourhood(net: nn.Module, images: Tensor) -> tuple[str, list[MixingPoint]]:
+    """The default place for these images, and three places around it: the blocks before and after, or the two before.
+
+    A block whose map is too small for a default place is none of them.
+    """
     size = (images.shape[1], images.shape[2], images.shape[3])
     with unannounced():
         default = choose_point(net, size).feature_module
-        blocks = FeatureMaps(net, size).blocks()
-        at = blocks.index(default)
-        return choose_points(net, size, blocks[max(at - reach, 0) : at + reach + 1])
+        maps = FeatureMaps(net, size)
+        blocks = [name for name in maps.blocks() if min(maps.maps[name][1]) >= MIN_SIZE]
+        first = min(max(blocks.index(default) - 1, 0), len(blocks) - 3)
+        return default, choose_points(net, size, blocks[first : first + 3])
 
 
 @torch.no_grad()
