@@ -7,15 +7,19 @@ constant within blocks this is the full plan.
 """
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypedDict, get_args
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .functional import align
+from .params import MixParams
 from .sinkhorn import EPSILON, NUM_ITERS, CostScale, Transport, assign, check_options
 
 Grid = tuple[int, int]  # height and width
+Assignment = Literal["transport", "none", "shuffled", "uniform"]
 
 
 class AlignmentOptions(TypedDict, total=False):
@@ -26,7 +30,7 @@ class AlignmentOptions(TypedDict, total=False):
     cost_scale: CostScale
     align_size: int | None
     max_positions: int
-    aligned: bool
+    assignment: Assignment
     align_embedding: bool
 
 
@@ -38,7 +42,9 @@ class Alignment:
         epsilon, num_iters, cost_scale: See :func:`alignmix_timm.assign`.
         align_size: Align at a coarser resolution, of at most this many blocks along each side; None is the map's own.
         max_positions: Maps of more positions are aligned in as many blocks at most, >= 4.
-        aligned: False mixes features position by position, whatever a batch was drawn for.
+        assignment: What a position is mixed with. ``"transport"`` is AlignMix: the positions of the partner that
+            optimal transport assigns to it. The others are for comparison: ``"none"`` the same position of the
+            partner, ``"shuffled"`` a position drawn at random, each taken once, ``"uniform"`` the partner's average.
         align_embedding: Align the embedding as well, where it is a tensor: see :class:`alignmix_timm.Encoder`.
 
     Raises:
@@ -47,14 +53,21 @@ class Alignment:
 
     epsilon: float = EPSILON
     num_iters: int = NUM_ITERS
-    cost_scale: CostScale = "mean"
+    cost_scale: CostScale = "rms"
     align_size: int | None = None
     max_positions: int = 196
-    aligned: bool = True
+    assignment: Assignment = "transport"
     align_embedding: bool = False
 
     def __post_init__(self) -> None:
         check_options(self.epsilon, self.num_iters, self.cost_scale)
+        if self.assignment not in get_args(Assignment):
+            raise ValueError(f"assignment must be one of {get_args(Assignment)}, got {self.assignment!r}.")
+
+    @property
+    def moves(self) -> bool:
+        """Whether positions are mixed with others than their own."""
+        return self.assignment != "none"
 
     def transport(self, x: Tensor, y: Tensor) -> Transport:
         """Solve for tokens x [B, N, D] and y [B, M, D], whatever the size of their maps."""
@@ -64,19 +77,43 @@ class Alignment:
         """Side of the blocks in which a map is aligned; ValueError where the options do not fit it."""
         return block_size(grid, self.max_positions, self.align_size)
 
-    def move(self, tokens: Tensor, partners: Tensor, grid: Grid) -> tuple[Tensor, Transport]:
+    def move(
+        self, tokens: Tensor, partners: Tensor, grid: Grid, keys: Tensor | None = None
+    ) -> tuple[Tensor, Transport | None]:
         """Move the partners' tokens to the positions of the tokens that they correspond to (AlignMix eq. 10).
 
         Args:
             tokens, partners: Of maps of this height and width, [B, H*W, D].
             grid: H and W.
+            keys: From :meth:`shuffle_keys`; needed to shuffle.
 
         Returns:
-            Moved tokens [B, H*W, D], and the transport of the blocks.
+            Moved tokens [B, H*W, D]; the transport of the blocks, if they were transported.
         """
+        if self.assignment == "none":
+            return partners, None
+        if self.assignment == "uniform":
+            return partners.mean(1, keepdim=True).expand_as(partners), None
         block = self.block(grid)
-        transport = self.transport(pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block))
+        blocks = pool_blocks(tokens, grid, block), pool_blocks(partners, grid, block)
+        if self.assignment == "shuffled":
+            return align_blocks(partners, _shuffled(keys, blocks[1].shape[1]), grid, block), None
+        transport = self.transport(*blocks)
         return align_blocks(partners, transport.assignment, grid, block), transport
+
+    def shuffle_keys(self, params: MixParams, grid: Grid) -> Tensor | None:
+        """Random numbers whose order is that of shuffled positions, [B, H*W], drawn with the batch; None otherwise."""
+        if self.assignment != "shuffled":
+            return None
+        keys = np.random.default_rng(params.seed).random((len(params), grid[0] * grid[1]), dtype=np.float32)
+        return torch.from_numpy(keys).to(params.perm.device, non_blocking=True)
+
+
+def _shuffled(keys: Tensor | None, positions: int) -> Tensor:
+    """One permutation of the positions for each pair, as an assignment [B, N, N]."""
+    assert keys is not None
+    order = keys[:, :positions].argsort(1)
+    return torch.zeros(*order.shape, positions, device=keys.device).scatter_(2, order.unsqueeze(2), 1.0)
 
 
 def block_size(grid: Grid, max_positions: int, align_size: int | None = None) -> int:

@@ -52,7 +52,7 @@ def attach(
             point. A mixer of images has none, and takes models without a mixing point.
         classifier: Name of the module that makes the logits, or several, where the model has no ``get_classifier()``:
             ``"fc"`` of torchvision's ResNets, ``"classifier"`` of transformers' ViT.
-        **options: epsilon, num_iters, cost_scale, align_size, max_positions, aligned, align_embedding: see
+        **options: epsilon, num_iters, cost_scale, align_size, max_positions, assignment, align_embedding: see
             :class:`alignmix_timm.Alignment`.
 
     Returns:
@@ -72,7 +72,7 @@ def attach(
     hooks = MixingHooks(
         model, model if root is None else root, alignment, feature_module, input_size, layers, classifier
     )
-    if feature_module is not None and hooks.point is not None and alignment.aligned:
+    if feature_module is not None and hooks.point is not None and alignment.assignment == "transport":
         try:
             effect = alignment_effect(model, hooks.point, alignment)
             if effect < NO_EFFECT:

@@ -35,7 +35,7 @@ class AlignMix:
         mixer: How batches are mixed; default AlignMix with the options below.
         **options: alpha, modes, weights, prob, per_example: see :func:`alignmix_timm.draw`; feature_module, input_size,
             classifier: see :func:`alignmix_timm.attach`; epsilon, num_iters, cost_scale, align_size, max_positions,
-            aligned, align_embedding: see :class:`alignmix_timm.Alignment`.
+            assignment, align_embedding: see :class:`alignmix_timm.Alignment`.
 
     Attributes:
         mixup_enabled: As in timm; set to False to train on unmixed, dense targets from then on (``--mixup-off-epoch``).

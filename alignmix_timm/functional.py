@@ -84,7 +84,7 @@ def alignmix(
     lam: Tensor | float,
     epsilon: float = EPSILON,
     num_iters: int = NUM_ITERS,
-    cost_scale: CostScale = "mean",
+    cost_scale: CostScale = "rms",
 ) -> Tensor:
     """Align ``y`` to ``x`` and interpolate (AlignMix eq. 12; Algorithm 1, lines 21 to 26).
 

@@ -82,7 +82,7 @@ class AlignMixModel(TransparentWrapper):
         label_smoothing: For class-index labels in training, in [0, 1).
         num_classes: Default ``model.num_classes``, also after ``reset_classifier``.
         **options: feature_module, input_size, classifier: see :func:`alignmix_timm.attach`; epsilon, num_iters,
-            cost_scale, align_size, max_positions, aligned, align_embedding: see :class:`alignmix_timm.Alignment`.
+            cost_scale, align_size, max_positions, assignment, align_embedding: see :class:`alignmix_timm.Alignment`.
 
     Compile the network, not the wrapper: ``model.model.compile()``.
 

@@ -51,6 +51,7 @@ class MixParams:
         layer: Where features are mixed, as a layer of :class:`alignmix_timm.mixers.ManifoldMixup`; None is the mixing
             point.
         extra: What else this mixer drew, [B, ...] each.
+        seed: Of the positions that ``Alignment(assignment="shuffled")`` assigns.
         unlabelled: Why the collator gave the batch no labels, for the error of a model that trains on it.
 
     Raises:
@@ -64,6 +65,7 @@ class MixParams:
     aligned: bool = True
     layer: str | int | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    seed: int = 0
     unlabelled: str = ""
 
     def __post_init__(self) -> None:
@@ -171,7 +173,8 @@ def draw(
     if mode == "feat_swap":
         perm = np.argsort(perm)
         lam = lam[perm]
-    return MixParams(mode, torch.from_numpy(lam.copy()), torch.from_numpy(perm.astype(np.int64)))
+    pairs = torch.from_numpy(lam.copy()), torch.from_numpy(perm.astype(np.int64))
+    return MixParams(mode, *pairs, seed=int(rng.integers(2**63)))
 
 
 def check_draw_options(

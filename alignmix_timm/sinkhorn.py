@@ -15,12 +15,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-CostScale = Literal["mean", "raw"]
+CostScale = Literal["rms", "raw"]
 
-EPSILON, NUM_ITERS = 0.02, 20  # the defaults
+EPSILON, NUM_ITERS = 0.05, 20  # the defaults
+START = 0.5  # epsilon is lowered from this share of the scale of the cost, in even steps of its logarithm
 
-_TINY = 1e-30  # keeps the scale of all-zero costs from dividing by 0
-_START = 0.125  # epsilon is lowered from this share of the mean cost, in even steps of its logarithm
+_TINY = 1e-30  # keeps all-zero costs from being divided by 0
 _STAGE = 5  # iterations a stage; each stage rebuilds the kernel exp(-cost/epsilon) in log domain
 _RELAXATION = 1.6  # over-relaxation of the scaling factors; 1 would be plain Sinkhorn
 _CPU_BLOCK = 2**18  # elements of one map that are centred at a time on a CPU
@@ -33,8 +33,8 @@ class Transport:
 
     Attributes:
         assignment: R = N * plan, [B, N, M] fp32. Rows sum to 1; columns sum to N/M once Sinkhorn has converged.
-        f: Dual potential of the rows, [B, N], in units of the cost (divided by the pair's mean where
-            ``cost_scale="mean"``): ``assignment = exp((f + g - cost) / epsilon) / M``.
+        f: Dual potential of the rows, [B, N], of the cost ``-2 <x_i - mean(x), y_j - mean(y)>`` (divided by the
+            pair's root mean square where ``cost_scale="rms"``): ``assignment = exp((f + g - cost) / epsilon) / M``.
         g: Dual potential of the columns, [B, M].
     """
 
@@ -59,19 +59,20 @@ def assign(
     y: Tensor,
     epsilon: float = EPSILON,
     num_iters: int = NUM_ITERS,
-    cost_scale: CostScale = "mean",
+    cost_scale: CostScale = "rms",
 ) -> Transport:
     """Find the tokens of ``y`` that correspond to each token of ``x`` (AlignMix eq. 7 to 9; Algorithm 1, 21 to 23).
 
     Args:
         x: Tokens that keep their positions, [B, N, D], any floating dtype, norms from 1e-3 to 1e4.
         y: Tokens that are matched to them, [B, M, D].
-        epsilon: Entropic regularisation, in [1e-3, 10]; a share of the pair's mean cost with ``cost_scale="mean"``.
-            The default is the smallest whose mean marginal error, on 4x4 and 7x7 maps of a trained network, is below
-            1e-2 within iterations that cost less than the matrix products (``recipes/choose_epsilon.py``).
+        epsilon: Entropic regularisation, in [1e-2, 10]; with ``cost_scale="rms"`` a share of the root mean square of
+            that part of the pair's cost that decides the plan: see :func:`centred_cost`. How the default was chosen:
+            ``recipes/choose_epsilon.py``.
         num_iters: Iterations, >= 1; each normalises columns and rows once. The first half lowers epsilon.
-        cost_scale: ``"mean"`` divides the cost of each pair by its mean, so that epsilon means the same for every
-            network and layer. ``"raw"`` is the paper's literal setting (with epsilon = 0.1 and num_iters = 100).
+        cost_scale: ``"rms"`` divides the cost of each pair by that root mean square: neither the mean of a map's
+            features nor their norms change the assignment. ``"raw"`` is the paper's literal setting (with epsilon =
+            0.1 and num_iters = 100).
 
     Returns:
         The solution; no gradient flows through it. Constant maps give the uniform assignment. A pair with a non-finite
@@ -83,7 +84,7 @@ def assign(
     if x.ndim != 3 or y.ndim != 3 or x.shape[0] != y.shape[0] or x.shape[2] != y.shape[2]:
         raise ValueError(f"x and y must be tokens [B, N, D] and [B, M, D], got {tuple(x.shape)} and {tuple(y.shape)}.")
     check_options(epsilon, num_iters, cost_scale)
-    return Transport(*_assign(x.detach(), y.detach(), epsilon, num_iters, cost_scale == "mean"))
+    return Transport(*_assign(x.detach(), y.detach(), epsilon, num_iters, cost_scale == "rms"))
 
 
 def check_options(epsilon: float, num_iters: int, cost_scale: str) -> None:
@@ -96,6 +97,17 @@ def check_options(epsilon: float, num_iters: int, cost_scale: str) -> None:
         raise ValueError(f"epsilon must be {rule}, got {epsilon}. {default}")
     if num_iters < 1:
         raise ValueError(f"num_iters must be >= 1, got {num_iters}. The default is {NUM_ITERS}.")
+    check_cost_scale(cost_scale)
+
+
+def check_cost_scale(cost_scale: str) -> None:
+    """Raise ValueError for another scale than ``"rms"`` or ``"raw"``."""
+    if cost_scale == "mean":
+        raise ValueError(
+            "cost_scale 'mean' was removed: it divided by the norms of the features as well. Use 'rms', with epsilon "
+            f"{EPSILON} by default; python -m alignmix_timm.points MODEL --images FOLDER prints how many positions "
+            "correspond at an epsilon."
+        )
     if cost_scale not in get_args(CostScale):
         raise ValueError(f"cost_scale must be one of {get_args(CostScale)}, got {cost_scale!r}.")
 
@@ -104,10 +116,8 @@ def check_options(epsilon: float, num_iters: int, cost_scale: str) -> None:
 @torch.library.custom_op("alignmix_timm::assign", mutates_args=())
 def _assign(x: Tensor, y: Tensor, epsilon: float, num_iters: int, relative: bool) -> tuple[Tensor, Tensor, Tensor]:
     with _full_precision(x.device):
-        cost, spread = squared_distances(x, y)
-        # In exact arithmetic the mean cost is at least the spread. It is less only where both maps are one constant:
-        # there the cost is rounding noise, which must not be blown up to look like structure.
-        scale = torch.maximum(cost.mean((1, 2), keepdim=True), spread).clamp_min_(_TINY)
+        cost = centred_cost(x, y)
+        scale = cost.square().mean((1, 2), keepdim=True).sqrt_().clamp_min_(_TINY)
         unit = torch.ones_like(scale) if relative else scale
         return solve(cost.div_(scale), epsilon / unit, unit, num_iters)
 
@@ -124,34 +134,35 @@ def _(x: Tensor, y: Tensor, epsilon: float, num_iters: int, relative: bool) -> t
     )
 
 
-def squared_distances(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Cost of all pairs of tokens (AlignMix eq. 7) by one matrix product, in fp32.
+def centred_cost(x: Tensor, y: Tensor) -> Tensor:
+    """The part of the squared distances that the plan depends on, by one matrix product, in fp32.
 
-    The pair's common mean is subtracted first: no distance changes, but small distances between large features survive
-    rounding.
+    ``||x_i - y_j||^2`` is ``-2 <x_i - mean(x), y_j - mean(y)>`` plus a term of i and a term of j. Terms of one index
+    move the potentials, not the plan. Without them nothing is lost to rounding where features are large and alike.
 
     Returns:
-        The cost ||x_i - y_j||^2, [B, N, M], and the mean squared distance to the common mean of x plus that of y,
-        [B, 1, 1].
+        ``-2 <x_i - mean(x), y_j - mean(y)>``, [B, N, M].
     """
     (batch, num_rows, dim), num_cols = x.shape, y.shape[1]
     cost = x.new_empty((batch, num_rows, num_cols), dtype=torch.float32)
-    spread = cost.new_empty(batch, 1, 1)
     # On a CPU, a few pairs at a time: the centred copies then stay in the cache.
     step = max(1, _CPU_BLOCK // (max(num_rows, num_cols) * dim)) if x.device.type == "cpu" else batch
     for pairs in (slice(start, start + step) for start in range(0, batch, max(1, step))):
-        center = x[pairs].mean(1, keepdim=True, dtype=torch.float32)
-        center.add_(y[pairs].mean(1, keepdim=True, dtype=torch.float32)).div_(2)
-        x_part, y_part = x[pairs].float() - center, y[pairs].float() - center
-        x_norm, y_norm = (torch.linalg.vecdot(part, part) for part in (x_part, y_part))
-        torch.baddbmm(y_norm.unsqueeze(1), x_part, y_part.mT, alpha=-2, out=cost[pairs])
-        cost[pairs].add_(x_norm.unsqueeze(2)).clamp_min_(0)
-        spread[pairs, 0, 0] = x_norm.mean(1) + y_norm.mean(1)
-    return cost, spread
+        x_part, y_part = _centred(x[pairs]), _centred(y[pairs])
+        torch.baddbmm(cost[pairs], x_part, y_part.mT, beta=0, alpha=-2, out=cost[pairs])
+    return cost
 
 
-def solve(cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sinkhorn-Knopp (AlignMix eq. 9) with epsilon scaling and over-relaxation, on costs with a mean of about 1.
+def _centred(tokens: Tensor) -> Tensor:
+    """Tokens minus their mean, in fp32; twice, because the mean of large features is rounded as they are."""
+    centred = tokens.float() - tokens.mean(1, keepdim=True, dtype=torch.float32)
+    return centred.sub_(centred.mean(1, keepdim=True))
+
+
+def solve(
+    cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int, start: float = START
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sinkhorn-Knopp (AlignMix eq. 9) with epsilon scaling and over-relaxation, on centred costs of scale 1.
 
     A stage absorbs the scaling factors so far into the potential g, builds the kernel K with log-domain row
     normalisation, and iterates u = 1 / (K v), v = 1 / (K^T u) by matrix products, over-relaxed in log scale
@@ -162,17 +173,18 @@ def solve(cost: Tensor, epsilon: Tensor, unit: Tensor, num_iters: int) -> tuple[
         epsilon: [B, 1, 1], divided by the same scale.
         unit: [B, 1, 1], by which potentials are multiplied on return.
         num_iters: Total number of iterations.
+        start: The epsilon of the first stage, where it is larger; of the scaled cost.
 
     Returns:
         Assignment [B, N, M] with rows normalised last, potentials f [B, N] and g [B, M].
     """
-    start = epsilon.clamp_min(_START)
+    first = epsilon.clamp_min(start)
     num_stages = -(-num_iters // _STAGE)
     columns_per_row, square = cost.shape[2] / cost.shape[1], cost.shape[1] == cost.shape[2]
     g = cost.mean(1, keepdim=True)  # exact where the rows are alike
     for stage in range(num_stages):
         share = min(1.0, stage / (num_stages // 2)) if num_stages > 1 else 1.0
-        stage_epsilon = start ** (1 - share) * epsilon**share
+        stage_epsilon = first ** (1 - share) * epsilon**share
         kernel = torch.softmax((g - cost).div_(stage_epsilon), 2)
         u = cost.new_ones(cost.shape[0], 1, cost.shape[1])
         v = torch.ones_like(g)

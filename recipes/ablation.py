@@ -19,6 +19,7 @@ from typing import Any
 
 from tables import measured, spread
 
+from alignmix_timm.alignment import Assignment
 from alignmix_timm.training.config import TrainConfig, parse_config
 
 MODES = {"x": ["input"], "A": ["feat", "feat_swap"], "e": ["embed"]}
@@ -49,7 +50,9 @@ class Row:
             "align_embedding": tensor and aligned,
             "model_args": {**base.model_args, **self.options.get("model_args", {})},
         }
-        return replace(base, **options, aligned=aligned, seed=seed, output=f"{base.output}/{name}", resume="auto")
+        output = f"{base.output}/{name}"
+        assignment: Assignment = "transport" if aligned else "none"
+        return replace(base, **options, assignment=assignment, seed=seed, output=output, resume="auto")
 
 
 POOLED = {"grid": 2, "feature_module": "features"}  # by average pooling

@@ -22,13 +22,13 @@ from ot.batch import dist_batch, solve_batch
 from torch import Tensor
 
 from alignmix_timm import align, assign
-from alignmix_timm.sinkhorn import solve, squared_distances
+from alignmix_timm.sinkhorn import EPSILON, NUM_ITERS, centred_cost, solve
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's own messages
 
-SHAPES = ((128, 512, 4), (32, 2048, 7), (64, 768, 14))  # pairs, channels, side of the map
-FEW_PAIRS = 4  # for the broadcast formulation on the largest map, whose cost would not fit in memory
-EPSILON = 0.02
+SHAPES = ((128, 512, 4), (32, 2048, 7), (64, 768, 14), (256, 256, 8))  # pairs, channels, side of the map
+FEW_PAIRS = 4  # for the broadcast formulation where all its differences would not fit in memory
+MOST_DIFFERENCES = 2**28
 LADDER = (5, 10, 15, 20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640, 1000)
 
 Solver = Callable[[Tensor, Tensor, int], Tensor]  # x, y, iterations -> assignment with rows that sum to 1
@@ -38,16 +38,21 @@ def ours(x: Tensor, y: Tensor, iterations: int) -> Tensor:
     return assign(x, y, EPSILON, iterations).assignment
 
 
+def scale_of(x: Tensor, y: Tensor) -> Tensor:
+    """That of our cost, [B, 1, 1]; the others' squared distances are divided by it, so that the plans are the same."""
+    return centred_cost(x, y).square().mean((1, 2), keepdim=True).sqrt()
+
+
 def pot(x: Tensor, y: Tensor, iterations: int, method: str) -> Tensor:
     cost = dist_batch(y, x)  # POT normalises columns last: exchange the two
-    cost = cost / cost.mean((1, 2), keepdim=True)
+    cost = cost / scale_of(y, x)
     plan = solve_batch(cost, EPSILON, max_iter=iterations, tol=0.0, method=method, grad="detach").plan
     return plan.mT * x.shape[1]
 
 
 def geomloss_sinkhorn(x: Tensor, y: Tensor, iterations: int) -> Tensor:
     cost = torch.cdist(x, y).square()
-    scale = cost.mean((1, 2), keepdim=True)
+    scale = scale_of(x, y)
     x, y, cost = x / scale.sqrt(), y / scale.sqrt(), cost / scale
     blur, diameter = (EPSILON / 2) ** 0.5, float(cost.max().sqrt())  # geomloss halves the squared distance
     solver = geomloss.SamplesLoss(
@@ -63,16 +68,17 @@ def geomloss_sinkhorn(x: Tensor, y: Tensor, iterations: int) -> Tensor:
 
 
 def log_domain(x: Tensor, y: Tensor, iterations: int) -> Tensor:
-    return _log_domain(torch.cdist(x, y).square(), iterations)
+    return _log_domain(torch.cdist(x, y).square() / scale_of(x, y), iterations)
 
 
 def broadcast(x: Tensor, y: Tensor, iterations: int) -> Tensor:
     """All differences at once, and a test of convergence that reads a value in every iteration."""
-    return _log_domain(((x.unsqueeze(2) - y.unsqueeze(1)) ** 2).sum(3), iterations, reads=True)  # B x N x M x D
+    cost = ((x.unsqueeze(2) - y.unsqueeze(1)) ** 2).sum(3)  # B x N x M x D
+    return _log_domain(cost / scale_of(x, y), iterations, reads=True)
 
 
 def _log_domain(cost: Tensor, iterations: int, reads: bool = False) -> Tensor:
-    kernel = -cost / (cost.mean((1, 2), keepdim=True) * EPSILON)
+    kernel = -cost / EPSILON
     g = torch.zeros_like(kernel[:, :1])
     for _ in range(iterations):
         f = -torch.logsumexp(kernel + g, 2, keepdim=True)
@@ -122,13 +128,13 @@ def make_features(kind: str, pairs: int, channels: int, side: int) -> Tensor:
 
 
 def compare(x: Tensor, y: Tensor, side: int, repeats: int) -> None:
-    target = marginal_error(ours(x, y, 20))
-    print(f"\n{x.shape[0]} x {x.shape[2]} x {side} x {side}: marginal error {target:.1e} in 20 iterations")
+    target = marginal_error(ours(x, y, NUM_ITERS))
+    print(f"\n{x.shape[0]} x {x.shape[2]} x {side} x {side}: marginal error {target:.1e} in {NUM_ITERS} iterations")
     runs: dict[str, tuple[Callable[[], Tensor], int, float, int]] = {}
     for name, solver in SOLVERS.items():
-        few = name == "broadcast cost" and side == SHAPES[-1][2]
+        few = name == "broadcast cost" and len(x) * side**4 * x.shape[2] >= MOST_DIFFERENCES
         a, b = (x[:FEW_PAIRS], y[:FEW_PAIRS]) if few else (x, y)
-        iterations, error = next_best(solver, a, b, target) if name != "ours" else (20, target)
+        iterations, error = next_best(solver, a, b, target) if name != "ours" else (NUM_ITERS, target)
         runs[name] = (partial(transport, solver, a, b, iterations), iterations, error, len(a))
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
@@ -182,9 +188,9 @@ def compare_compiled(repeats: int) -> None:
         return align(y, assign(x, y).assignment)
 
     def traced(x: Tensor, y: Tensor) -> Tensor:
-        cost, _ = squared_distances(x, y)
-        scale = cost.mean((1, 2), keepdim=True)
-        return align(y, solve(cost / scale, torch.full_like(scale, EPSILON), torch.ones_like(scale), 20)[0])
+        cost = centred_cost(x, y)
+        scale = cost.square().mean((1, 2), keepdim=True).sqrt()
+        return align(y, solve(cost / scale, torch.full_like(scale, EPSILON), torch.ones_like(scale), NUM_ITERS)[0])
 
     print("\ntorch.compile (inductor), 64 x 512 x 4 x 4")
     x, y = (make_features("clustered", 64, 512, 4) for _ in "xy")

@@ -1,124 +1,145 @@
-"""Choose the default epsilon and number of iterations on the features of a trained network.
+"""Measure the default epsilon, and how the solver reaches it, on the features of trained networks.
 
     python recipes/choose_epsilon.py
+    python recipes/choose_epsilon.py --weights tf_efficientnet_lite0.safetensors --photos path/or/name
 
-Trains a ResNet-18 on the embedded images (two minutes on two cores), takes its layer3 at three image sizes, and prints
-for each map the mean marginal error and the effective correspondences of every epsilon and number of iterations, and
-the time of the iterations as a share of that of the matrix products (cost, and applying the assignment) at the size of
-the last map of a ResNet-18 and a ResNet-50. The rule: the smallest epsilon whose mean marginal error is below 1e-2 on
-the paper's map, 4 x 4, and on timm's commonest, 7 x 7, within iterations that cost less than the products on both. The
-14 x 14 map is for information.
+Trains three small networks of different families on the embedded images, a few minutes each; a second run reads their
+weights from --networks. With --photos, a pretrained EfficientNet-Lite0 on photos is the fourth. Random pairs of images
+are aligned at the default place of each network and at its neighbours. Printed are
+
+- the effective correspondences of each place and epsilon, and the largest over the smallest of them: at the default
+  epsilon one place is to be as sharp as another, within a factor of 2;
+- the largest mean marginal error of the places, by epsilon and number of iterations, and by the epsilon at which the
+  solver starts: below 1e-2 at the default;
+- the time of the iterations as a share of that of the matrix products (cost, and applying the assignment): below 1.5
+  at the default.
 """
 
 import argparse
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 import timm
 import torch
-from images import Images, load
 from torch import Tensor, nn
+from trained_networks import NETWORKS, accuracy, neighbourhood, photos, test_images, tokens, trained
 
-from alignmix_timm import align, assign
-from alignmix_timm.sinkhorn import solve, squared_distances
+from alignmix_timm import Transport, align
+from alignmix_timm.sinkhorn import EPSILON, NUM_ITERS, START, centred_cost, solve
 
-EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
-EPSILONS = (0.1, 0.05, 0.02, 0.01, 0.005)
+EPSILONS = (0.5, 0.2, 0.1, 0.05, 0.02)
 ITERATIONS = (10, 15, 20, 30, 40)
-SIZES = (64, 112, 224)  # layer3 of a ResNet-18 is then 4 x 4, 7 x 7 and 14 x 14
-RULED = SIZES[:2]
-TIMED = ((128, 512, 4), (32, 2048, 7))  # pairs, channels, side of the map
-LIMIT = 1e-2
+STARTS = (0.1, 0.2, 0.5, 1.0, 2.0)
+SHAPES = ((128, 512, 4), (32, 2048, 7), (64, 768, 14), (256, 256, 8))  # pairs, channels, side of the map
+PRETRAINED = "tf_efficientnet_lite0"
+
+
+class Place(NamedTuple):
+    """Pairs of feature maps at a place of a network, as tokens x and y, [pairs, N, D]."""
+
+    name: str
+    x: Tensor
+    y: Tensor
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--pairs", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    net, test = train(args.epochs, args.seed)
-    passing = {(epsilon, count) for epsilon in EPSILONS for count in ITERATIONS}
-    print("\nTime of the iterations over that of the matrix products")
-    print("iterations      " + "".join(f"{count:>17d}" for count in ITERATIONS))
-    for pairs, channels, side in TIMED:
+    args = parse_args()
+    places = [place for net, images in networks(args) for place in places_of(net, images)]
+    print(f"\nEffective correspondences, {NUM_ITERS} iterations, {args.pairs} pairs; the star marks the default place")
+    print_correspondences(places)
+    print("\nLargest mean marginal error of the places")
+    print_row("iterations", ITERATIONS)
+    for epsilon in EPSILONS:
+        print_row(f"epsilon {epsilon:g}", [f"{worst(places, epsilon, count):.1e}" for count in ITERATIONS])
+    for start in STARTS:
+        errors = [worst(places, EPSILON, count, start) for count in ITERATIONS]
+        print_row(f"{EPSILON:g}, starting at {start:g}", [f"{error:.1e}" for error in errors])
+    print(f"\nTime of the iterations over that of the matrix products, {torch.get_num_threads()} threads")
+    print_row("iterations", ITERATIONS)
+    for pairs, channels, side in SHAPES:
         x, y = (torch.randn(pairs, channels, side * side).mT for _ in "xy")
-        shares = {count: time_share(x, y, count) for count in ITERATIONS}
-        print(
-            f"{pairs} x {channels} x {side} x {side}".ljust(16) + "".join(f"{share:17.2f}" for share in shares.values())
-        )
-        passing -= {(epsilon, count) for epsilon, count in passing if shares[count] >= 1}
-    for size in SIZES:
-        x, y = features(net, test, size, args.pairs)
-        side = round(x.shape[1] ** 0.5)
-        print(
-            f"\n{side} x {side} map, {x.shape[2]} channels, {args.pairs} pairs: mean marginal error (correspondences)"
-        )
-        print("iterations      " + "".join(f"{count:>17d}" for count in ITERATIONS))
-        for epsilon in EPSILONS:
-            results = {count: assign(x, y, epsilon, count) for count in ITERATIONS}
-            errors = {count: result.marginal_error.mean().item() for count, result in results.items()}
-            cells = [f"{errors[c]:.1e} ({r.effective_correspondences.mean():.1f})" for c, r in results.items()]
-            print(f"epsilon {epsilon:<8g}" + "".join(f"{cell:>17s}" for cell in cells))
-            if size in RULED:
-                passing -= {(epsilon, count) for count in ITERATIONS if errors[count] >= LIMIT}
-    if passing:
-        epsilon, count = min(passing)
-        print(f"\nThe rule chooses epsilon = {epsilon:g} with {count} iterations.")
-    else:
-        print("\nNo epsilon satisfies the rule.")
+        shares = [f"{time_share(x, y, count):.2f}" for count in ITERATIONS]
+        print_row(f"{pairs} x {channels} x {side} x {side}", shares)
 
 
-def train(epochs: int, seed: int) -> tuple[nn.Module, Images]:
-    """A ResNet-18 trained without mixing, in eval mode, and test images of the largest size."""
-    torch.manual_seed(seed)
-    images, _, names = load(EMBEDDED, SIZES[0])
-    net = timm.create_model("resnet18", num_classes=len(names))
-    steps = epochs * (len(images) // 4 // 64)
-    optimizer = torch.optim.SGD(net.parameters(), 0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps)
-    loader = torch.utils.data.DataLoader(images.subset(len(images) // 4, seed, True), 64, shuffle=True, drop_last=True)
-    for _ in range(epochs):
-        for pixels, labels in loader:
-            loss = nn.functional.cross_entropy(net(pixels), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    _, test, _ = load(EMBEDDED, SIZES[-1])
-    net.eval()
-    with torch.no_grad():
-        subset = test.subset(500, seed, False)
-        small = nn.functional.interpolate(subset.pixels.float() / 127.5 - 1, size=SIZES[0], mode="area")
-        print(f"ResNet-18 after {steps} steps: accuracy {(net(small).argmax(1) == subset.labels).double().mean():.3f}")
-    return net, test
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=64)
+    parser.add_argument("--networks", type=Path, default=Path("runs/networks"), help="folder of the trained networks")
+    parser.add_argument("--photos", metavar="DATASET", help="name or folder for datasets.load_dataset; column image")
+    parser.add_argument("--weights", metavar="FILE", help=f"of {PRETRAINED}; default those that timm downloads")
+    return parser.parse_args()
 
 
-@torch.no_grad()
-def features(net: nn.Module, test: Images, size: int, pairs: int, layer: str = "layer3") -> tuple[Tensor, Tensor]:
-    """Tokens of random pairs of test images at the end of a layer, [pairs, N, D] each."""
-    pixels = test.subset(2 * pairs, seed=0, augment=False).pixels.float() / 127.5 - 1
-    found: list[Tensor] = []
-    handle = net.get_submodule(layer).register_forward_hook(lambda module, args, output: found.append(output))
-    net(nn.functional.interpolate(pixels, size=size, mode="area"))
-    handle.remove()
-    tokens = found[0].flatten(2).mT
-    return tokens[:pairs], tokens[pairs:]
+def networks(args: argparse.Namespace) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Trained networks, each with two images a pair."""
+    for name, how in NETWORKS.items():
+        net = trained(name, args.networks)
+        images, labels = test_images(500, how.size)
+        print(f"{name}: accuracy {accuracy(net, images, labels):.3f}", flush=True)
+        yield net, images[: 2 * args.pairs]
+    if args.photos:
+        weights = {"file": args.weights} if args.weights else None
+        net = timm.create_model(PRETRAINED, pretrained=True, pretrained_cfg_overlay=weights).eval()
+        yield net, photos(net, args.photos, 2 * args.pairs)
+
+
+def places_of(net: nn.Module, images: Tensor) -> Iterator[Place]:
+    """The default place of a network, marked, and its neighbours."""
+    default, points = neighbourhood(net, images)
+    for point, (x, y) in zip(points, tokens(net, images, points), strict=True):
+        height, width = point.map_size
+        star = "*" if point.feature_module == default else ""
+        yield Place(f"{type(net).__name__} {point.feature_module}{star}, {height} x {width}", x, y)
+
+
+def print_correspondences(places: Sequence[Place]) -> None:
+    print_row("", [f"epsilon {epsilon:g}" for epsilon in EPSILONS])
+    found: list[list[float]] = []
+    for place in places:
+        solutions = (transport(place.x, place.y, epsilon, NUM_ITERS) for epsilon in EPSILONS)
+        found.append([one.effective_correspondences.mean().item() for one in solutions])
+        print_row(place.name, [f"{count:.1f}" for count in found[-1]])
+    print_row("largest / smallest", [f"{max(column) / min(column):.2f}" for column in zip(*found, strict=True)])
+
+
+def print_row(name: str, cells: Sequence[object]) -> None:
+    print(f"{name:44s}" + "".join(f"{cell!s:>14s}" for cell in cells), flush=True)
+
+
+def worst(places: Sequence[Place], epsilon: float, num_iters: int, start: float = START) -> float:
+    """The largest of the places' mean marginal errors."""
+    solutions = (transport(place.x, place.y, epsilon, num_iters, start) for place in places)
+    return max(one.marginal_error.mean().item() for one in solutions)
+
+
+def transport(x: Tensor, y: Tensor, epsilon: float, num_iters: int, start: float = START) -> Transport:
+    """As ``alignmix_timm.assign``, with another start."""
+    cost, unit = scaled_cost(x, y)
+    return Transport(*solve(cost, epsilon * unit, unit, num_iters, start))
+
+
+def scaled_cost(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Cost over its root mean square, [B, N, M], and ones [B, 1, 1]."""
+    cost = centred_cost(x, y)
+    scale = cost.square().mean((1, 2), keepdim=True).sqrt()
+    return cost / scale, torch.ones_like(scale)
 
 
 def time_share(x: Tensor, y: Tensor, num_iters: int, repeats: int = 9) -> float:
     """Median time of the iterations over that of the matrix products, in alternating runs."""
-    cost, scale = squared_distances(x, y)
-    relative, epsilon = cost / cost.mean((1, 2), keepdim=True), torch.full_like(scale, 0.02)
-    assignment = solve(relative, epsilon, scale, num_iters)[0]
+    cost, unit = scaled_cost(x, y)
+    assignment = solve(cost, EPSILON * unit, unit, num_iters)[0]
     products, iterations = [], []
     for _ in range(repeats):
         start = time.perf_counter()
-        squared_distances(x, y)
+        centred_cost(x, y)
         align(y, assignment)
         middle = time.perf_counter()
-        solve(relative, epsilon, scale, num_iters)
+        solve(cost, EPSILON * unit, unit, num_iters)
         products.append(middle - start)
         iterations.append(time.perf_counter() - middle)
     return median(iterations) / median(products)

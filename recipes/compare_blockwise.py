@@ -2,33 +2,36 @@
 
     python recipes/compare_blockwise.py
 
-Trains a ResNet-18 on the embedded images, takes its 14 x 14 and 28 x 28 maps at 224 pixels, aligns pairs with the full
-plan and blockwise, and prints the difference of the mixed maps (lam = 0.5) as a share of their size, beside that of
-mixing without alignment, and the time as a share of that of the full plan.
+Trains a ResNet-18 on the embedded images, or reads its weights from --networks, and takes its 14 x 14 and 28 x 28 maps
+at 224 pixels. Pairs are aligned with the full plan and blockwise. Printed are the difference of the mixed maps (lam =
+0.5) as a share of their size, beside that of mixing without alignment, and the time as a share of the full plan's.
 """
 
 import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import median
 
-from choose_epsilon import features, train
 from torch import Tensor
+from trained_networks import test_images, tokens, trained
 
 from alignmix_timm import align, assign, mix
 from alignmix_timm.alignment import align_blocks, pool_blocks
+from alignmix_timm.points import choose_points
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--networks", type=Path, default=Path("runs/networks"), help="folder of the trained networks")
     parser.add_argument("--pairs", type=int, default=16)
     args = parser.parse_args()
-    net, test = train(args.epochs, seed=0)
-    for layer in ("layer3", "layer2"):
-        x, y = features(net, test, 224, args.pairs, layer)
-        side = round(x.shape[1] ** 0.5)
+    net = trained("resnet18", args.networks)
+    images, _ = test_images(2 * args.pairs, 224)
+    points = choose_points(net, (3, 224, 224), ("layer3", "layer2"))
+    for point, (x, y) in zip(points, tokens(net, images, points), strict=True):
+        layer, side = point.feature_module, point.map_size[0]
         full, base = timed(partial(fully, x, y))
         print(f"\n{layer}, {side} x {side}, unaligned differs by {difference(x, y, full):.3f}")
         for block in (2, 4):

@@ -7,6 +7,7 @@ The default place is marked with a star. Runs are saved as they end, and not rep
 """
 
 import argparse
+import itertools
 import json
 import time
 from pathlib import Path
@@ -22,6 +23,9 @@ from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel, choose_point
+from alignmix_timm.alignment import Assignment
+
+ASSIGNMENTS: tuple[Assignment, ...] = ("transport", "none")
 
 
 def main() -> None:
@@ -39,24 +43,21 @@ def main() -> None:
     train, test, names = load(EMBEDDED, args.image_size)
     runs = [json.loads(line) for line in args.save.read_text().splitlines()] if args.save.exists() else []
     common = {name: value for name, value in vars(args).items() if name not in ("places", "seeds", "save")}
-    table: dict[tuple[str, bool], list[dict[str, float]]] = {}
+    table: dict[tuple[str, Assignment], list[dict[str, float]]] = {}
     for seed in args.seeds:
-        for place, aligned in [
-            ("none", False),
-            *((place, aligned) for place in args.places for aligned in (True, False)),
-        ]:
-            setting = {**common, "place": place, "aligned": aligned, "seed": seed}
+        for place, assignment in [("none", ASSIGNMENTS[1]), *itertools.product(args.places, ASSIGNMENTS)]:
+            setting = {**common, "place": place, "assignment": assignment, "seed": seed}
             found = next((run for run in runs if setting.items() <= run.items()), None)
             if found is None:
                 found = {**setting, **run(setting, train.subset(args.train_size, seed, False), test, names, args)}
                 with args.save.open("a") as file:
                     file.write(json.dumps(found) + "\n")
-            table.setdefault((place, aligned), []).append(found)
+            table.setdefault((place, assignment), []).append(found)
     default = choose_point(build(args, names), test.size).feature_module
     print(f"{args.model}, {args.train_size} images, {args.epochs} epochs, seeds {args.seeds}")
     print(f"{'place':24s}{'error %':>14s}{'ECE %':>14s}{'loss':>14s}{'s/epoch':>14s}")
-    for (place, aligned), chosen in table.items():
-        label = place if place == "none" else f"{place}{'*' * (place == default)} {'' if aligned else 'un'}aligned"
+    for (place, assignment), chosen in table.items():
+        label = place if place == "none" else f"{place}{'*' * (place == default)} {assignment}"
         cells = [spread([run[name] for run in chosen]) for name in ("error %", "ECE %", "loss", "s/epoch")]
         print(f"{label:24s}" + "".join(f"{cell:>14s}" for cell in cells))
 
@@ -76,7 +77,7 @@ def run(
     net = build(args, names)
     mixing = setting["place"] != "none"
     place = {"feature_module": setting["place"]} if mixing else {}
-    model = AlignMixModel(net, input_size=test.size, aligned=setting["aligned"], **place)
+    model = AlignMixModel(net, input_size=test.size, assignment=setting["assignment"], **place)
     collator = AlignMixCollator(seed=setting["seed"], prob=float(mixing))
     loader = DataLoader(train, 64, shuffle=True, drop_last=True, collate_fn=collator)
     optimizer = create_optimizer_v2(model, args.optimizer, lr=args.lr, weight_decay=5e-4)

@@ -40,7 +40,7 @@ def train_autoencoder(folder: Path, test: int) -> Path:
     return folder / "run"
 
 
-def fresh_autoencoder(channels: int, variational: bool = False, epsilon: float = 0.02) -> Autoencoder:
+def fresh_autoencoder(channels: int, variational: bool = False, epsilon: float = 0.05) -> Autoencoder:
     """An autoencoder with random weights for images of 32 pixels, in eval mode."""
     torch.manual_seed(0)
     args = dict(in_chans=channels, num_classes=10, img_size=32, embed_dim=32, backbone_args={"width": 4})

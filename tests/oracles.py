@@ -6,10 +6,14 @@ from torch import Tensor
 
 
 def sinkhorn_loop(x: np.ndarray, y: np.ndarray, epsilon: float, scale_free: bool = True) -> np.ndarray:
-    """Assignment R = r P* of one pair by the paper's equations 7 to 9, in log domain, to a marginal error of 1e-8."""
+    """Assignment R = r P* of one pair by the paper's equations 7 to 9, in log domain, to a marginal error of 1e-8.
+
+    Scale-free: the cost of equation 7 is divided by the root mean square of what is left of it without row and column
+    means.
+    """
     cost = ((x[:, None, :].astype(np.float64) - y[None, :, :].astype(np.float64)) ** 2).sum(-1)
     if scale_free:
-        cost = cost / cost.mean()
+        cost = cost / scale_of(cost)
     f, g = np.zeros(len(x)), np.zeros(len(y))
     for _ in range(200_000):
         f = -epsilon * _logsumexp((g[None, :] - cost) / epsilon, 1) - epsilon * np.log(len(x))
@@ -18,6 +22,11 @@ def sinkhorn_loop(x: np.ndarray, y: np.ndarray, epsilon: float, scale_free: bool
         if np.abs(plan.sum(1) * len(x) - 1).max() < 1e-8:
             return plan * len(x)
     raise AssertionError("the oracle did not converge")
+
+
+def scale_of(cost: np.ndarray) -> float:
+    """Root mean square of a cost [N, M] whose row and column means were removed."""
+    return float(np.sqrt(((cost - cost.mean(0) - cost.mean(1, keepdims=True) + cost.mean()) ** 2).mean()))
 
 
 def _logsumexp(values: np.ndarray, axis: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from alignmix_timm.params import Place
 from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.mixing import build_mixer
 
-BATCH, CLASSES, GRID, EPSILON = 6, 5, 4, 0.2
+BATCH, CLASSES, GRID, EPSILON = 6, 5, 4, 0.5
 FIVE = (*MODES, "clean")
 
 

@@ -9,11 +9,13 @@ from typing import Any, get_args
 
 import pytest
 
+from alignmix_timm.training.checkpoint import PROGRESS
 from alignmix_timm.training.config import GROUPS, TrainConfig, parse_config, read_yaml
 from alignmix_timm.training.mixing import build_mixer
 from alignmix_timm.training.option_changes import changes, check_changes
 from alignmix_timm.training.option_ranges import _INTERVALS
 from alignmix_timm.training.options import Role, names_of
+from alignmix_timm.training.restore import saved_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "recipes" / "configs").glob("*.yaml"))
 
@@ -33,11 +35,48 @@ def test_yaml_words_that_look_like_other_types(tmp_path: Path) -> None:
 
 
 def test_saved_options_are_read_back(tmp_path: Path) -> None:
-    line = "--data a --opt-args betas=[0.9,0.95] nesterov=true --no-aligned --mixers alignmix cutmix --lr 0.3"
+    line = "--data a --opt-args betas=[0.9,0.95] nesterov=true --assignment none --mixers alignmix cutmix --lr 0.3"
     config = parse_config(line.split())
     assert config.opt_args == {"betas": [0.9, 0.95], "nesterov": True}
     config.save(tmp_path / "config.yaml")
     assert parse_config(["-c", str(tmp_path / "config.yaml")]) == config
+
+
+@pytest.mark.parametrize(
+    ("written", "assignment"),
+    [
+        *(("aligned: true", "transport"), ("aligned: false", "none"), ("aligned: no", "none")),
+        *(("assignment: none", "none"), ("alpha: 2.0", "transport")),
+    ],
+)
+def test_a_config_of_an_earlier_version_keeps_its_meaning(written: str, assignment: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"data: a\n{written}\n")
+    (tmp_path / PROGRESS).touch()
+    line = ["-c", str(tmp_path / "config.yaml")]
+    assert parse_config(line).assignment == assignment
+    assert parse_config([*line, "--assignment", "shuffled"]).assignment == "shuffled"
+    assert saved_config(tmp_path).assignment == assignment
+
+
+def test_a_run_with_a_scale_that_was_removed_is_evaluated_but_not_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "last" / "config.yaml"
+    saved.parent.mkdir()
+    (saved.parent / PROGRESS).touch()
+    saved.write_text("data: a\ncost_scale: mean\nepsilon: 0.02\naligned: true\n")
+    assert parse_config(["--eval-only", str(tmp_path)]).cost_scale == "rms"
+    check_changes(parse_config(["--eval-only", str(tmp_path)]), saved.parent)
+    with pytest.raises(SystemExit):
+        parse_config(["-c", str(saved), "--resume", "auto"])
+    assert "cost_scale 'mean' was removed" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError, match=r"cannot go on as it was trained. cost_scale 'mean' was removed: .*config.yaml"
+    ):
+        check_changes(TrainConfig(data="a"), saved.parent)
+    check_changes(TrainConfig(data="a", mixers=["cutmix"]), saved.parent)  # never aligns
+    with pytest.raises(ValueError, match="cost_scale 'mean' was removed"):
+        saved_config(saved.parent)  # for pictures and measurements, which align
 
 
 @pytest.mark.parametrize(
@@ -63,6 +102,10 @@ def test_saved_options_are_read_back(tmp_path: Path) -> None:
         ("--data a --opt-args lr", "--opt-args must be name=value, got 'lr'."),
         ("--data a --trackers wandbe", "trackers must be among"),
         ("--data a --push-to-hub a/b/c", "the repository must be named USER/NAME, got 'a/b/c'"),
+        ("--data a --no-aligned", "--no-aligned was removed: pass --assignment none."),
+        ("--aligned --data a", "--aligned was removed: pass --assignment transport."),
+        ("--data a --assignment shuffle", "got 'shuffle'. Did you mean 'shuffled'?"),
+        ("--data a --cost-scale mean", "cost_scale 'mean' was removed: it divided by the norms of the features"),
         ("--data a --push-every 2", "push_every needs push_to_hub"),
         ("--data a --push-to-hub a/b --push-every 3 --eval-every 2", "push_every must be a multiple of eval_every"),
         ("--data a -c none.yaml", "config must be a readable YAML file"),
@@ -200,7 +243,7 @@ def test_help_shows_every_option_in_its_group_with_its_default(
     assert places == sorted(places)
     assert places[3] < shown.index("--epsilon X") < places[4]
     assert all(re.search(rf"^  --{name.replace('_', '-')}[ ,]", shown, re.M) for name in asdict(TrainConfig()))
-    for default in ("(default: 0.02)", "(default: input embed feat feat_swap)", "(default: on)", "(default: cosine)"):
+    for default in ("(default: 0.05)", "(default: input embed feat feat_swap)", "(default: on)", "(default: cosine)"):
         assert default in shown.replace("\n" + 32 * " ", " ")
     assert "None" not in shown
     assert max(map(len, shown.splitlines())) <= 120

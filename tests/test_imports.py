@@ -24,7 +24,7 @@ ALLOWED = {
     "sinkhorn": "",
     "functional": "sinkhorn",
     "params": "seeds",
-    "alignment": "functional sinkhorn",
+    "alignment": "functional params sinkhorn",
     "mixers": "functional nearest params seeds targets typed",
     "points": "alignment functional sinkhorn",
     "hooks": "alignment functional params points sinkhorn",

@@ -79,11 +79,13 @@ def test_manifold_mixup_mixes_the_layer_it_drew_and_alignmix_takes_turns(name: s
 
 def test_features_are_aligned_only_if_batch_and_network_are() -> None:
     net, images, _ = build("test_resnet")
-    for aligned in (True, False):
+    for assignment in ("transport", "none"):
         for mixer in (AlignMixup(modes=("feat",)), AlignMixup(modes=("feat",), aligned=False)):
-            model = AlignMixModel(copy.deepcopy(net), mixer=mixer, aligned=aligned, input_size=(3, 64, 64)).train()
+            model = AlignMixModel(
+                copy.deepcopy(net), mixer=mixer, assignment=assignment, input_size=(3, 64, 64)
+            ).train()
             model(images, LABELS, mixer.draw(8, Place(0, 0)))
-            assert (model.hooks.transport is not None) == (aligned and mixer.aligned)
+            assert (model.hooks.transport is not None) == (assignment == "transport" and mixer.aligned)
 
 
 @pytest.mark.parametrize("through", ["deepcopy", "pickle"])

@@ -292,7 +292,7 @@ def test_options_reach_the_operator(small: nn.Module) -> None:
 
 
 def test_unaligned_mixing_is_manifold_mixup(small: nn.Module) -> None:
-    model = AlignMixModel(small, input_size=(3, 64, 64), aligned=False).train()
+    model = AlignMixModel(small, input_size=(3, 64, 64), assignment="none").train()
     seen = {}
     module = small.get_submodule(model.hooks.point.feature_module)
     module.register_forward_hook(lambda m, a, out: seen.update(before=out), prepend=True)

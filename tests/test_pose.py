@@ -149,7 +149,7 @@ def test_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch:
         return capsys.readouterr().out
 
     printed = recipe(run, earlier, "--pairs", 300)
-    assert f"{run}: epsilon 0.05, 20 iterations, cost scale mean" in printed
+    assert f"{run}: epsilon 0.05, 20 iterations, cost scale rms" in printed
     cells = table(printed)
     names = (str(run), str(earlier), "all")
     assert len(cells) == 3 * 5

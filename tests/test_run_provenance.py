@@ -98,9 +98,10 @@ def test_a_run_without_aligned_mixing_is_not_called_alignmix(tmp_path: Path) -> 
     assert told(tmp_path).mixing == "at layer3"
     assert told(tmp_path, modes=["input", "feat_swap"], mix_off_epoch=1, align_embedding=False).mixing == "at layer3"
     tensor = {"embedding": "tensor", "align_embedding": True}
-    assert told(tmp_path, aligned=False, **tensor).mixing == "at layer3"
+    assert told(tmp_path, modes=["embed"], **tensor).mixing == "at layer3"
     for options in (
-        *({"aligned": False}, {"mixers": ["cutmix"]}, {"mix_prob": 0.0}, {"mix_off_epoch": 0}, {"micro_batch_size": 1}),
+        *({"assignment": "none"}, {"assignment": "shuffled"}, {"assignment": "uniform", **tensor}),
+        *({"mixers": ["cutmix"]}, {"mix_prob": 0.0}, {"mix_off_epoch": 0}, {"micro_batch_size": 1}),
         *({"modes": ["clean"]}, {"modes": ["input"]}, {"modes": ["embed", "input"]}),
         *({"modes": ["input"], **tensor}, {"mix_off_epoch": 0, **tensor}),
     ):

@@ -221,7 +221,7 @@ def test_two_rates_of_learning(data: str, tmp_path: Path) -> None:
     [
         dict(channels_last=True, grad_checkpointing=True, clip_grad=1.0, smoothing=0.1),
         dict(mixed_precision="bf16", loss="bce", bce_target_thresh=0.2, opt="lamb", mixers=["alignmix", "mixup"]),
-        dict(img_size=None, input_size=[1, 32, 48], aligned=False, drop=0.1, sched="none", modes=["feat"]),
+        dict(img_size=None, input_size=[1, 32, 48], assignment="none", drop=0.1, sched="none", modes=["feat"]),
         dict(streaming=True, train_samples=160, workers=2, shuffle_buffer=50),
         dict(
             method="alignmix_vae",

@@ -104,8 +104,9 @@ class MixingHooks:
                 "the mixer that draws its batches."
             )
         point = self._points.at(image_size)[layer] if action != "none" else None
-        aligned = params.aligned and self.alignment.aligned
-        self.current = ForwardPass(action, point, layer, aligned, params.lam, params.perm)
+        aligned = params.aligned and self.alignment.moves
+        keys = None if point is None else self.alignment.shuffle_keys(params, point.map_size)
+        self.current = ForwardPass(action, point, layer, aligned, params.lam, params.perm, keys)
         self._history.record(self.current)
         self.pending = action != "none"
         self.open = self.armed = self.expecting = True

@@ -1,14 +1,14 @@
 """What one forward pass mixes; and which pass a recomputation repeats, under activation checkpointing."""
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..alignment import Alignment
-from ..functional import align, mix
+from ..functional import mix
 from ..points import MixingPoint
 from ..points.layout import Layout, mix_maps
 from ..sinkhorn import Transport
@@ -26,6 +26,7 @@ class ForwardPass:
         layer: The layer at which features are mixed; None is the mixing point.
         aligned: Whether features are aligned first.
         lam, perm: As in :class:`alignmix_timm.MixParams`.
+        keys: For an alignment that shuffles, see :meth:`alignmix_timm.Alignment.shuffle_keys`.
     """
 
     action: Action = "none"
@@ -34,6 +35,7 @@ class ForwardPass:
     aligned: bool = True
     lam: Tensor | None = None
     perm: Tensor | None = None
+    keys: Tensor | None = None
 
     @property
     def module(self) -> str:
@@ -60,7 +62,7 @@ class ForwardPass:
                 )
             if not self.aligned:
                 return partners
-            moved, transport = alignment.move(tokens, partners, point.map_size)
+            moved, transport = alignment.move(tokens, partners, point.map_size, self.keys)
             return moved
 
         perm, lam = self._parameters_for(feats)
@@ -71,12 +73,14 @@ class ForwardPass:
         perm, lam = self._parameters_for(embedding)
         if not alignment.align_embedding:
             return mix(embedding, embedding[perm], lam), None
-        transport = None
+        assert self.point is not None
+        assert self.point.embedding_size is not None
+        whole, size, transport = replace(alignment, align_size=None), self.point.embedding_size, None
 
         def move(tokens: Tensor, partners: Tensor) -> Tensor:
             nonlocal transport
-            transport = alignment.transport(tokens, partners)
-            return align(partners, transport.assignment)
+            moved, transport = whole.move(tokens, partners, size, self.keys)
+            return moved
 
         return mix_maps(Layout("NCHW"), embedding, embedding[perm], lam, move), transport
 

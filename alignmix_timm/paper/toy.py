@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..functional import align
-from ..sinkhorn import EPSILON, assign, squared_distances
+from ..sinkhorn import EPSILON, assign
 
 POINTS = 16
 
@@ -32,7 +32,7 @@ class ToyAlignment(NamedTuple):
 
 
 def toy_alignment(epsilon: float = EPSILON, num_iters: int = 100, seed: int = 0) -> ToyAlignment:
-    """A noisy circle and a noisy line across it, aligned; epsilon is a share of the mean cost."""
+    """A noisy circle and a noisy line across it, aligned with this epsilon: see :func:`alignmix_timm.assign`."""
     generator = torch.Generator().manual_seed(seed)
     angle = torch.arange(POINTS) * (2 * math.pi / POINTS)
     along = torch.linspace(-1.5, 1.5, POINTS)
@@ -40,5 +40,5 @@ def toy_alignment(epsilon: float = EPSILON, num_iters: int = 100, seed: int = 0)
     x = torch.stack([angle.cos(), angle.sin()], 1) + noise[0]
     y = torch.stack([along + 0.3, along / 2], 1) + noise[1]
     there, back = (assign(*pair, epsilon, num_iters).assignment for pair in ((x[None], y[None]), (y[None], x[None])))
-    cost, _ = squared_distances(x[None], y[None])
-    return ToyAlignment(x, y, cost[0], there[0], align(y[None], there)[0], align(x[None], back)[0])
+    cost = torch.cdist(x, y).square()
+    return ToyAlignment(x, y, cost, there[0], align(y[None], there)[0], align(x[None], back)[0])

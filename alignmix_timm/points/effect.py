@@ -52,7 +52,7 @@ def alignment_effect(
     coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator, device="cpu")
     images = F.interpolate(coarse, size=point.input_size[1:], mode="bilinear").to(device)
     _calibrate_batch_norm(copied, images)
-    converged = replace(alignment or Alignment(), num_iters=_CONVERGED)
+    converged = replace(alignment or Alignment(), num_iters=_CONVERGED, assignment="transport")
 
     def moved(tokens: Tensor, partners: Tensor) -> Tensor:
         return converged.move(tokens, partners, point.map_size)[0]

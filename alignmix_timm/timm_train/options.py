@@ -119,7 +119,7 @@ def add_options(parser: argparse._ActionsContainer) -> None:
     add("alpha", type=float, metavar="A", help="lam ~ Beta(A, A) (default: 2)")
     add("modes", nargs="+", metavar="MODE", help=f"what to mix, drawn per batch (default: {' '.join(MODES)})")
     add("lam", choices=["example", "batch"], help="one lam for each example or for each batch (default: example)")
-    add("epsilon", type=float, metavar="E", help="entropic regularisation of the alignment (default: 0.02)")
+    add("epsilon", type=float, metavar="E", help=f"regularisation of the alignment (default: {Options.epsilon})")
     add("feature-module", type=_name_or_index, metavar="NAME", help="where to mix features (default: chosen, printed)")
     parser.add_argument(
         "--mixer-args",

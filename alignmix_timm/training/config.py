@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from ..nearest import nearest
+from ..sinkhorn import check_cost_scale
 from ..typed import typed
 from .data_options import AugmentationOptions, DataOptions, ModelOptions
 from .mixing import MixingOptions
@@ -36,6 +37,7 @@ class TrainConfig(RunOptions, OptimizationOptions, MixingOptions, AugmentationOp
 
     def check(self) -> None:
         """Bring the values into their types; raise ValueError for one outside its range."""
+        check_cost_scale(self.cost_scale)
         hints = typing.get_type_hints(TrainConfig)
         for option in fields(self):
             setattr(self, option.name, typed(option.name, hints[option.name], getattr(self, option.name)))
@@ -71,7 +73,7 @@ class TrainConfig(RunOptions, OptimizationOptions, MixingOptions, AugmentationOp
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Options from a YAML file.
+    """Options from a YAML file, which an earlier version may have written.
 
     Raises:
         ValueError: no such file, or not a mapping of options; an unknown one is named with the nearest that exists.
@@ -82,11 +84,21 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"config must be a readable YAML file: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"config must hold 'option: value' lines, got {type(values).__name__} in {path}.")
+    values = _renamed(values)
     names = [option.name for option in fields(TrainConfig)]
     for name in values:
         if name not in names:
             raise ValueError(f"{path} has an unknown option {name!r}.{nearest(str(name), names)}")
     return values
+
+
+def _renamed(values: dict[str, Any]) -> dict[str, Any]:
+    """Options by their names of today: ``aligned`` has become ``assignment``."""
+    if "aligned" not in values:
+        return values
+    aligned = typed("aligned", bool, values["aligned"])
+    others = {name: value for name, value in values.items() if name != "aligned"}
+    return {"assignment": "transport" if aligned else "none", **others}
 
 
 def find_config(path: str) -> Path:
@@ -123,6 +135,8 @@ def parse_config(
             if layer.keys() & set(_SIZES):  # the size of a later layer replaces that of an earlier one, in either form
                 options = {name: value for name, value in options.items() if name not in _SIZES}
             options |= layer
+        if given.get("eval_only") and options.get("cost_scale") == "mean":
+            del options["cost_scale"]  # no longer there to train with; evaluation does not align
         config = TrainConfig(**options)
         config.check()
     except (ValueError, TypeError) as error:
@@ -140,4 +154,14 @@ def _parser(description: str | None, prog: str | None) -> OneLineParser:
             flag = "--" + option.name.replace("_", "-")
             how = argument(hints[option.name])
             section.add_argument(flag, default=argparse.SUPPRESS, help=help_text(option), **how)
+    gone: dict[str, Any] = dict(nargs=0, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--aligned", "--no-aligned", action=_Replaced, **gone)
     return parser
+
+
+class _Replaced(argparse.Action):
+    """Say what to pass instead of ``--aligned``."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        now = "none" if option_string == "--no-aligned" else "transport"
+        raise ValueError(f"{option_string} was removed: pass --assignment {now}.")

@@ -6,9 +6,10 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from ..alignment import Alignment
+from ..alignment import Alignment, Assignment
 from ..mixers import MIXERS, CutMix, HookedNetwork, Mixed, Mixer, OneOf, make_mixer
 from ..params import MODES, MixParams, Mode, Place, check_no_clean, draw, unmixed
+from ..sinkhorn import CostScale
 from .options import OptionGroup, option
 
 Method = Literal["alignmix", "alignmix_ae", "alignmix_vae"]
@@ -37,11 +38,13 @@ class MixingOptions(OptionGroup):
     mixup_alpha: float = option(0.8, "mixup: lam ~ Beta(alpha, alpha)")
     cutmix_alpha: float = option(CutMix.alpha, "cutmix: share of the image that is left ~ Beta(alpha, alpha)")
     feature_module: str | None = option(None, "AlignMix: module to mix at; default the automatic choice")
-    aligned: bool = option(True, "AlignMix: align the features before mixing them")
+    assignment: Assignment = option(
+        "transport", "AlignMix: which of the partner's positions features are mixed with: none is the same position"
+    )
     align_embedding: bool = option(False, "AlignMix: align the embedding, if it is a tensor")
     epsilon: float = option(Alignment.epsilon, "AlignMix: entropic regularisation")
     num_iters: int = option(Alignment.num_iters, "AlignMix: Sinkhorn iterations")
-    cost_scale: Literal["mean", "raw"] = option("mean", "AlignMix: costs relative to their mean, or as they are")
+    cost_scale: CostScale = option("rms", "AlignMix: costs relative to their root mean square, or as they are")
     align_size: int | None = option(None, "AlignMix: align at this coarser resolution")
     max_positions: int = option(Alignment.max_positions, "AlignMix: align larger maps in blocks")
     smoothing: float = option(0.0, "label smoothing")
@@ -74,7 +77,7 @@ class MixingOptions(OptionGroup):
         """
         own: dict[str, dict[str, Any]] = {
             "alignmix": dict(
-                alpha=self.alpha, modes=self.all_modes, per_example=self.per_example, aligned=self.aligned
+                alpha=self.alpha, modes=self.all_modes, per_example=self.per_example, aligned=self.assignment != "none"
             ),
             "mixup": dict(alpha=self.mixup_alpha),
             "cutmix": dict(alpha=self.cutmix_alpha),
@@ -117,7 +120,8 @@ def aligns(options: MixingOptions) -> bool:
     """Whether features or embeddings are aligned, and mixed, at some time of a run."""
     mixer = build_mixer(options)
     embeds = options.align_embedding and "embed" in options.modes and "alignmix" in mixer.names
-    return (options.aligned and mixer.aligns) or (embeds and options.mix_prob > 0 and options.mix_off_epoch != 0)
+    moves = mixer.aligns or (embeds and options.mix_prob > 0 and options.mix_off_epoch != 0)
+    return moves and options.assignment == "transport"
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ class Trainer:
     def _write_effect(self) -> None:
         run = self.run
         point = run.hooks.point
-        if point is not None and run.mixer.aligns and run.hooks.alignment.aligned:
+        if point is not None and run.mixer.aligns and run.hooks.alignment.assignment == "transport":
             # In every process: synchronised batch norm waits for all.
             effect = alignment_effect(run.hooks.model, point, run.hooks.alignment)
             self.journal.write("effect", run.step, {"alignment_effect": effect})

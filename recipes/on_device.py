@@ -1,0 +1,97 @@
+"""Training on a small image set that lies on the device: rows, order and augmentation follow from the seed alone."""
+
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from images import Images, load
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alignmix_timm import AlignMixModel
+from alignmix_timm.evaluation.calibration import expected_calibration_error
+from alignmix_timm.mixers import Mixer
+from alignmix_timm.params import Place
+from alignmix_timm.seeds import Stream, generator
+
+MEASURES = {"error": "error %", "nll": "NLL", "ece": "ECE %"}
+
+
+@functools.cache
+def images(data: str, size: int, train_per_class: int, test_per_class: int | None = None) -> tuple[Images, Images, int]:
+    """The first training and test images of each class, and the number of classes."""
+    train, test, names = load(data, size)
+    return _first(train, train_per_class), _first(test, test_per_class), len(names)
+
+
+def _first(data: Images, per_class: int | None) -> Images:
+    rank = torch.zeros_like(data.labels)
+    for label in data.labels.unique():
+        of_class = data.labels == label
+        rank[of_class] = torch.arange(int(of_class.sum()))
+    kept = rank < (len(data) if per_class is None else per_class)
+    return Images(data.pixels[kept].to(_device()), data.labels[kept].to(_device()))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name() -> str:
+    """Of the hardware, for the line of a run."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+
+
+def fit(
+    model: AlignMixModel, optimizer: torch.optim.Optimizer, mixer: Mixer, data: Images, setting: dict[str, Any]
+) -> float:
+    """Train in place with one cycle of the learning rate; the seconds that it took.
+
+    Args:
+        setting: seed, epochs, batch_size and lr.
+    """
+    start = time.perf_counter()
+    steps = setting["epochs"] * (len(data) // setting["batch_size"])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, setting["lr"], total_steps=steps)
+    model.train()
+    for step, (pixels, labels) in enumerate(batches(data, setting)):
+        params = mixer.draw(len(labels), Place(setting["seed"], step))
+        optimizer.zero_grad()
+        model(pixels, labels, params).loss.backward()
+        optimizer.step()
+        schedule.step()
+    if data.pixels.is_cuda:
+        torch.cuda.synchronize()
+    return round(time.perf_counter() - start, 1)
+
+
+def batches(data: Images, setting: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Shuffled batches of images that are shifted by up to an eighth of their size and flipped at random."""
+    count, size = setting["batch_size"], data.size[-1]
+    pad, device = size // 8, data.pixels.device
+    padded = F.pad(data.pixels, (pad,) * 4)
+    offsets = torch.arange(size, device=device)
+    for epoch in range(setting["epochs"]):
+        order = generator(setting["seed"], Stream.ORDER, epoch).permutation(len(data))
+        rng = generator(setting["seed"], Stream.AUGMENT, epoch)
+        drawn = order, rng.integers(0, 2 * pad + 1, (2, len(data))), rng.integers(0, 2, len(data))
+        rows, shifts, flips = (torch.from_numpy(values).to(device) for values in drawn)
+        for index in rows.split(count)[: len(data) // count]:
+            tops, lefts = shifts[0, index, None] + offsets, shifts[1, index, None] + offsets
+            lefts = torch.where(flips[index, None].bool(), lefts.flip(1), lefts)
+            crops = padded[index[:, None, None], :, tops[:, :, None], lefts[:, None, :]].permute(0, 3, 1, 2)
+            yield crops.float() / 127.5 - 1, data.labels[index]
+
+
+@torch.no_grad()
+def measure(net: nn.Module, data: Images) -> dict[str, float]:
+    """Error and calibration error in percent, and the negative log-likelihood."""
+    net.eval()
+    logits = torch.cat([net(pixels.float() / 127.5 - 1) for pixels in data.pixels.split(500)]).float()
+    return {
+        "error": 100 * (logits.argmax(1) != data.labels).double().mean().item(),
+        "nll": F.cross_entropy(logits, data.labels).item(),
+        "ece": 100 * expected_calibration_error(logits, data.labels),
+    }
