@@ -107,7 +107,7 @@ def neighbourhood(net: nn.Module, images: Tensor) -> tuple[str, list[MixingPoint
     with unannounced():
         default = choose_point(net, size).feature_module
         maps = FeatureMaps(net, size)
-        blocks = [name for name in maps.blocks() if min(maps.maps[name][1]) >= MIN_SIZE]
+        blocks = [name for name in maps.blocks() if min(maps.read(name)[1]) >= MIN_SIZE]
         first = min(max(blocks.index(default) - 1, 0), len(blocks) - 3)
         return default, choose_points(net, size, blocks[first : first + 3])
 
