@@ -7,8 +7,9 @@ operation still follows. It is found by tracing the model, not by a table of nam
 
     python -m alignmix_timm.points resnet50 vit_tiny_patch16_224
     python -m alignmix_timm.points --all --save points.jsonl      # every model of timm; goes on where it stopped
+    python -m alignmix_timm.points resnet50 --images DATA --boxes COLUMN      # what alignment does at each place
 
-May import ``alignment``, ``functional`` and ``sinkhorn``.
+May import ``alignment``, ``evaluation``, ``functional``, ``nearest`` and ``sinkhorn``.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 
 from .layout import Layout
-from .maps import FeatureMaps
+from .maps import MIN_SIZE, FeatureMaps
 
 ImageSize = tuple[int, int, int]  # (C, H, W)
 
@@ -112,6 +113,24 @@ def choose_points(
     with torch.inference_mode(False):  # the trace needs autograd
         maps = FeatureMaps(model, built_for(model) if input_size is None else input_size, classifier)
     return [_point_in(maps, feature_module) for feature_module in feature_modules]
+
+
+def neighbouring_points(model: nn.Module, input_size: ImageSize) -> list[MixingPoint]:
+    """The default point and its neighbours, the places to compare, in the order in which they run.
+
+    They are the deepest block with a larger map, the blocks just before and after the default point, and that point;
+    none of less than 4 x 4 positions.
+
+    Raises:
+        ValueError: see :func:`choose_point`.
+    """
+    maps = FeatureMaps(model, input_size)
+    default, _ = maps.deepest()
+    blocks = [name for name in maps.blocks() if min(maps.maps[name][1]) >= MIN_SIZE]
+    place = blocks.index(default)
+    larger = [name for name in blocks[:place] if maps.maps[name][1] > maps.maps[default][1]]
+    wanted = {*larger[-1:], *blocks[max(place - 1, 0) : place + 2]}
+    return [_point_in(maps, None if name == default else name) for name in blocks if name in wanted]
 
 
 def _point_in(maps: FeatureMaps, feature_module: str | int | None) -> MixingPoint:
