@@ -105,8 +105,8 @@ def advise(
         pairs: Rows of the photos, [P, 2].
     """
     tokens = tokens_at(net, places, measured.images)
-    masks = measured.masks or [None] * len(places)
-    for place, found, mask in zip(places, tokens, masks, strict=True):
+    for number, (place, found) in enumerate(zip(places, tokens, strict=True)):
+        mask = measured.masks[number] if measured.masks else None
         for alignment in alignments:
             effect = logit_difference(net, place.point, measured.images[:_EFFECT_IMAGES], alignment)
             yield _at(place, alignment, found, mask, pairs, effect)

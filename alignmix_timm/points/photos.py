@@ -95,11 +95,11 @@ class PhotoData:
         columns = list(rows.features)
         typed = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
         image = image_column or next((name for name in (*typed, *_IMAGES) if name in columns), None)
-        if image not in columns:
+        if image is None or image not in columns:
             raise ValueError(f"image_column must be one of the columns {columns}, got {image!r}.")
         if boxes is not None and boxes.partition(".")[0] not in columns:
             raise ValueError(f"boxes must be one of the columns {columns}, or a field of one, got {boxes!r}.")
-        self.image: str = image
+        self.image = image
         try:
             self.rows = rows.cast_column(image, datasets.Image())
         except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""The positions of a mixing point in an image: their tokens, their centres, and which of them an object covers.
+"""The positions of a mixing point in an image: their tokens, where they are, and which of them an object covers.
 
 Where the map is so large that it is aligned in blocks, a position is a block.
 """
@@ -20,8 +20,8 @@ class Positions:
     Attributes:
         point: The mixing point.
         block: Side of a position, in positions of the map.
-        rows, columns: Centres of the rows and of the columns of positions, as shares of the height and width of the
-            image: [R], [C] float64.
+        rows, columns: Where each row and each column of positions starts and ends, as shares of the height and width
+            of the image: [R, 2], [C, 2] float64.
     """
 
     point: MixingPoint
@@ -33,7 +33,7 @@ class Positions:
     def of(cls, point: MixingPoint, alignment: Alignment) -> "Positions":
         """Those that this alignment has at the point."""
         block = alignment.block(point.map_size)
-        return cls(point, block, *(_centers(side, block) for side in point.map_size))
+        return cls(point, block, *(_edges(side, block) for side in point.map_size))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -48,21 +48,37 @@ class Positions:
         tokens, _ = self.point.layout.split(feats)
         return pool_blocks(tokens, self.point.map_size, self.block)
 
+    def centers(self) -> Tensor:
+        """(x, y) of the centre of each position, as shares of the width and height of the image, [N, 2]."""
+        y, x = torch.meshgrid(self.rows.mean(1), self.columns.mean(1), indexing="ij")
+        return torch.stack([x, y], -1).flatten(0, 1)
+
     def inside(self, boxes: Tensor) -> Tensor:
-        """Which positions have their centre inside one of the boxes, [N] bool.
+        """Which positions lie in one of the boxes with at least half of their area, [N] bool.
 
         Args:
             boxes: (x0, y0, x1, y1) as shares of the width and height of the image, [K, 4].
         """
         x0, y0, x1, y1 = boxes.double().T[..., None]
-        rows, columns = (y0 <= self.rows) & (self.rows < y1), (x0 <= self.columns) & (self.columns < x1)
-        return (rows[:, :, None] & columns[:, None, :]).any(0).flatten()
+        across, down = _share(self.columns, x0, x1), _share(self.rows, y0, y1)
+        return (down[:, :, None] * across[:, None, :] >= 0.5).any(0).flatten()
+
+    def outstanding(self, tokens: Tensor) -> tuple[int, int]:
+        """Row and column of the position whose token, of [N, D], is farthest from the mean of all."""
+        row, column = divmod(int((tokens - tokens.mean(0)).norm(dim=1).argmax()), len(self.columns))
+        return row, column
 
 
-def _centers(side: int, block: int) -> Tensor:
-    """Centres of the blocks along a side, as shares of it; the last may be clipped."""
+def _edges(side: int, block: int) -> Tensor:
+    """Where the blocks along a side start and end, as shares of it; the last may be clipped."""
     starts = torch.arange(0, side, block, dtype=torch.float64)
-    return (starts + (starts + block).clamp_max(side)) / (2 * side)
+    return torch.stack([starts, (starts + block).clamp_max(side)], 1) / side
+
+
+def _share(edges: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Which share of each interval [P, 2] lies between the bounds [K, 1] of each box: [K, P]."""
+    start, end = edges.T
+    return (torch.minimum(end, high) - torch.maximum(start, low)).clamp_min(0) / (end - start)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from ..nearest import nearest
 from . import ImageSize, built_for
 
 
-def trained_model(name: str, weights: Path | None = None, image_size: int | None = None) -> nn.Module:
+def trained_model(name: str, weights: Path | None = None, image_size: int | None = None) -> Any:
     """A timm model in eval mode.
 
     Args:
