@@ -75,7 +75,7 @@ def measure_photos(net: nn.Module, data: PhotoData, places: Sequence[Positions],
         stacked = [torch.stack(column) for column in zip(*masks, strict=True)]
         kept = torch.stack([measurable(one) for one in stacked]).all(0) if stacked else torch.zeros(0)
     if kept.sum() < 2:
-        objects = "" if data.boxes is None else ", and boxes that hold the centres of some positions, not of all"
+        objects = "" if data.boxes is None else ", and boxes that hold at least half of some position, not of all"
         raise ValueError(f"images must be at least two photos{objects}, got {int(kept.sum())} of {len(rows)}.")
     return Measured(images[kept], [one[kept] for one in stacked], int((~kept).sum()))
 

@@ -68,7 +68,7 @@ def _print_advice(args: argparse.Namespace) -> None:
     places = [Positions.of(point, alignments[0]) for point in points]
     measured = measure_photos(net, data, places, 2 * args.pairs, args.seed)
     pairs = draw_pairs(len(measured.images), args.pairs, args.seed)
-    left_out = f", {measured.left_out} left out: their boxes hold none or all positions" if measured.left_out else ""
+    left_out = f", {measured.left_out} left out: their objects cover no position, or all" if measured.left_out else ""
     print(f"{args.models[0]} at images of {size}, {len(pairs)} pairs of {len(measured.images)} photos{left_out}.\n")
     header = _TABLE + (_SCORES if args.boxes else "")
     print(f"{header}\n{'|---' * (header.count('|') - 1)}|")

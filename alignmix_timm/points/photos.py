@@ -44,6 +44,8 @@ def crop_of(image: Image.Image, height: int, width: int) -> tuple[float, float, 
 
 def cropped(image: Image.Image, channels: int, height: int, width: int) -> Tensor:
     """That part, resized to this height and width: [C, H, W] in [0, 1], grey for one channel, else RGB."""
+    if image.mode.startswith("I;16"):  # which Pillow would clip to 8 bits
+        image = image.point(lambda level: level / 256).convert("L")
     image = image.convert("L" if channels == 1 else "RGB")
     image = image.resize((width, height), Image.Resampling.BICUBIC, box=crop_of(image, height, width))
     pixels = torch.from_numpy(np.array(image)).float() / 255
@@ -102,7 +104,7 @@ class PhotoData:
         self.image = image
         try:
             self.rows = rows.cast_column(image, datasets.Image())
-        except (TypeError, ValueError) as error:
+        except (NotImplementedError, TypeError, ValueError) as error:  # what pyarrow and datasets raise
             raise ValueError(f"image_column {image!r} must hold images, it holds {rows.features[image]}.") from error
 
     def __len__(self) -> int:
@@ -128,7 +130,7 @@ class PhotoData:
                 values = [value[name] for value in values] if isinstance(values, list) else values[name]
             except (KeyError, TypeError, IndexError) as error:
                 raise ValueError(
-                    f"boxes {self.boxes!r} must be a column or a field of one, {name!r} is none."
+                    f"boxes must be a column or a field of one, got {self.boxes!r}, whose {name!r} is none."
                 ) from error
         boxes = []
         for box in values or ():
