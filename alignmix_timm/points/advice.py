@@ -68,20 +68,18 @@ def measure_photos(net: nn.Module, data: PhotoData, places: Sequence[Positions],
         pixels.append(cropped(photo.image, channels, height, width))
         boxes = boxes_in_crop(photo, height, width)
         masks.append([place.inside(boxes) for place in places])
-    images = normalized(net, torch.stack(pixels)) if pixels else torch.zeros(0)
-    if data.boxes is None:
-        kept, stacked = torch.ones(len(images), dtype=torch.bool), []
-    else:
-        stacked = [torch.stack(column) for column in zip(*masks, strict=True)]
-        kept = torch.stack([measurable(one) for one in stacked]).all(0) if stacked else torch.zeros(0)
+    stacked = [] if data.boxes is None else [torch.stack(column) for column in zip(*masks, strict=True)]
+    kept = torch.ones(len(rows), dtype=torch.bool)
+    for one in stacked:
+        kept &= measurable(one)
     if kept.sum() < 2:
         objects = "" if data.boxes is None else ", and boxes that hold at least half of some position, not of all"
         raise ValueError(f"images must be at least two photos{objects}, got {int(kept.sum())} of {len(rows)}.")
-    return Measured(images[kept], [one[kept] for one in stacked], int((~kept).sum()))
+    return Measured(normalized(net, torch.stack(pixels))[kept], [one[kept] for one in stacked], int((~kept).sum()))
 
 
 def draw_pairs(photos: int, count: int, seed: int) -> Tensor:
-    """Pairs of different photos, [count, 2]: each photo is in as many pairs as any other, or in one more."""
+    """Pairs of different photos, [count, 2]: all photos are in about as many."""
     rng = np.random.default_rng(seed)
     rounds = -(-count // (photos // 2))
     pairs = [rng.permutation(photos)[: photos // 2 * 2].reshape(-1, 2) for _ in range(rounds)]
