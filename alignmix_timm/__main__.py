@@ -1,4 +1,4 @@
-"""The command ``alignmix-timm``: ``train`` and ``push``, and timm's own train.py as ``alignmix-timm SCRIPT.py ...``.
+"""``alignmix-timm``: ``train``, ``push``, ``show``, and timm's own train.py as ``alignmix-timm SCRIPT.py ...``.
 
 ``python -m alignmix_timm`` is the same, as ``accelerate launch -m`` needs it.
 """
@@ -23,8 +23,8 @@ def main() -> None:
     """Run what the first argument names.
 
     Raises:
-        SystemExit: see :func:`alignmix_timm.training.main.main`, :func:`alignmix_timm.publishing.push.main` and
-            :func:`alignmix_timm.timm_train.main`.
+        SystemExit: see :func:`alignmix_timm.training.main.main`, :func:`alignmix_timm.publishing.push.main`,
+            :func:`alignmix_timm.points.show.main` and :func:`alignmix_timm.timm_train.main`.
     """
     command, arguments = sys.argv[1:2], sys.argv[2:]
     if command == ["train"]:
@@ -35,6 +35,10 @@ def main() -> None:
         from .publishing.push import main as push
 
         push(arguments)
+    elif command == ["show"]:
+        from .points.show import main as show
+
+        show(arguments)
     else:
         timm_train.main()
 

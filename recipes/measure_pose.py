@@ -20,8 +20,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from alignmix_timm.evaluation.bootstrap import bootstrap
 from alignmix_timm.paper.pairs import held_out_pairs
-from alignmix_timm.paper.pose import bootstrap, pose_overlaps, with_differences
+from alignmix_timm.paper.pose import pose_overlaps, with_differences
 from alignmix_timm.training.restore import load_autoencoder, saved_config
 
 LEAST = 300

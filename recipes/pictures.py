@@ -7,8 +7,11 @@ import torch
 from images import Images
 from torch import Tensor, nn
 
-from alignmix_timm import MixingPoint, assign, choose_point, draw, mix
+from alignmix_timm import choose_point, draw, mix
+from alignmix_timm.alignment import Alignment
 from alignmix_timm.evaluation.plotting import new_figure, save_figure, show
+from alignmix_timm.points.picture import draw_alignment
+from alignmix_timm.points.positions import Positions, tokens_at
 
 ROWS = 4
 
@@ -48,54 +51,20 @@ def mixed_inputs(train: Images, names: list[str], seed: int) -> Any:
     return figure
 
 
-@torch.no_grad()
 def alignment(net: nn.Module, test: Images, names: list[str]) -> Any:
-    """Rows of the plan between the first test images of the last two classes.
+    """Which positions correspond in the first test images of the last two classes.
 
-    One row for each of three positions of the first image, those whose features have the largest, the median and the
-    smallest norm: the weights with which the features of the second image, at all of its positions, are averaged there.
+    The marked position is the one whose features stand out most.
     """
     present = test.labels.unique().tolist()
     labels = (present[-1], present[-2:][0])
     images = torch.stack([test[int((test.labels == label).nonzero()[0])][0] for label in labels])
-    classes = [_short(names[label]) for label in labels]
-    point = choose_point(net, test.size)
-    height, width = point.map_size
-    first, second = _tokens(net, images, point)
-    plan = assign(first, second).assignment[0].cpu()  # [N, N]
-    order = first[0].norm(dim=1).argsort(descending=True).tolist()
-    centers = [_center(position, point) for position in range(height * width)]
-    figure = new_figure(9, 2.8)
-    figure.suptitle(f"The plan at {point.feature_module}, {height} x {width} positions", fontsize="x-large")
-    axes = figure.subplots(1, 4)
-    _show(axes[0], images[0], f"first: {classes[0]}")
-    badge = {"boxstyle": "circle", "facecolor": "white", "edgecolor": "red", "linewidth": 2}
-    size = (70 / max(height, width)) ** 2  # half a position, in points
-    for letter, position, axis in zip("abc", (order[0], order[len(order) // 2], order[-1]), axes[1:], strict=True):
-        axes[0].text(*centers[position], letter, ha="center", va="center", bbox=badge)
-        _show(axis, images[1], f"second: {classes[1]}, for {letter}")
-        shown = axis.scatter(*zip(*centers, strict=True), size, plan[position], vmin=0, vmax=1, edgecolors="white")
-    figure.colorbar(shown, ax=axes, shrink=0.8, label="weight in the plan")
-    return figure
-
-
-def _tokens(net: nn.Module, images: Tensor, point: MixingPoint) -> tuple[Tensor, Tensor]:
-    """Tokens of two images at the mixing point, [1, N, D] each."""
-    found: list[Tensor] = []
-    module = net.get_submodule(point.feature_module)
-    handle = module.register_forward_hook(lambda module, args, output: found.append(output))
-    net.eval()
-    net(images.to(next(net.parameters()).device))
-    handle.remove()
-    tokens, _ = point.layout.split(found[0][0] if isinstance(found[0], tuple) else found[0])
-    return tokens[:1], tokens[1:]
-
-
-def _center(position: int, point: MixingPoint) -> tuple[float, float]:
-    """Pixel (x, y) at the centre of a position of the map."""
-    (height, width), (_, image_height, image_width) = point.map_size, point.input_size
-    row, column = divmod(position, width)
-    return (column + 0.5) * image_width / width - 0.5, (row + 0.5) * image_height / height - 0.5
+    options = Alignment()
+    places = Positions.of(choose_point(net, test.size), options)
+    (tokens,) = tokens_at(net.eval(), [places], images)
+    plan = options.transport(tokens[:1], tokens[1:]).assignment[0]
+    title = f"{names[labels[0]]} and {names[labels[1]]}, aligned at {places.point.feature_module}"
+    return draw_alignment(images, plan, places, places.outstanding(tokens[0]), title)
 
 
 def _show(axes: Any, image: Tensor, title: str) -> None:

@@ -26,20 +26,20 @@ ALLOWED = {
     "params": "seeds",
     "alignment": "functional params sinkhorn",
     "mixers": "functional nearest params seeds targets typed",
-    "points": "alignment functional sinkhorn",
+    "evaluation": "",
+    "points": "alignment evaluation functional nearest sinkhorn",
     "hooks": "alignment functional params points sinkhorn",
     "attaching": "alignment hooks points",
     "model": f"{BASE} attaching hooks timm_interface",
     "collate": "mixers params targets",
     "dropin": f"{BASE} attaching hooks",
     "networks": WRAPPER,
-    "evaluation": "",
     "publishing": "attaching",
     "timm_train": f"{BASE} dropin",
     "training": f"{WRAPPER} evaluation networks publishing",
     "paper": f"{WRAPPER} evaluation networks publishing training",
     "__init__": f"{WRAPPER} dropin networks publishing",
-    "__main__": "evaluation paper publishing timm_train training",  # the table of commands
+    "__main__": "evaluation paper points publishing timm_train training",  # the table of commands
 }
 MOST_LINES, MOST_FILES = 250, 15
 

@@ -13,10 +13,10 @@ from decoding import fresh_autoencoder, train_autoencoder
 from launcher import ROOT
 from torch import Tensor
 
+from alignmix_timm.evaluation.bootstrap import bootstrap
 from alignmix_timm.paper.interpolations import interpolate
 from alignmix_timm.paper.pose import (
     ROWS,
-    bootstrap,
     otsu_threshold,
     overlap,
     pose_overlaps,

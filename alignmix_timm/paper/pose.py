@@ -5,8 +5,6 @@ of an image is where it is brighter than its own Otsu threshold, and two poses a
 (intersection over union). It needs objects on a dark background. Images are grey or colour, in [0, 1].
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,14 +15,6 @@ from .interpolations import interpolate
 
 ROWS = ("aligned, lam = 0", "unaligned, lam = 0", "first reconstructed, lam = 1", "first as it is")
 ALIGNED, UNALIGNED = ROWS[:2]
-
-
-class Interval(NamedTuple):
-    """A mean, and the bounds of its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def otsu_threshold(images: Tensor) -> Tensor:
@@ -99,11 +89,3 @@ def with_differences(overlaps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     first, *others = overlaps.items()
     rows = dict([first, others[0], ("aligned - unaligned", overlaps[ALIGNED] - overlaps[UNALIGNED]), *others[1:]])
     return {name: np.column_stack([values, values[:, 0] - values[:, 1]]) for name, values in rows.items()}
-
-
-def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 10_000) -> list[Interval]:
-    """Means over pairs of each column of [B, K], and their 95 % percentile intervals over pairs drawn again."""
-    rng, count = np.random.default_rng(seed), len(values)
-    means = [values[rng.integers(0, count, count)].mean(0) for _ in range(resamples)]
-    bounds = np.quantile(means, (0.025, 0.975), axis=0)
-    return [Interval(*map(float, column)) for column in zip(values.mean(0), *bounds, strict=True)]

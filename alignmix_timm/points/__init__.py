@@ -9,8 +9,9 @@ merged in training mode, are refused.
 
     python -m alignmix_timm.points resnet50 vit_tiny_patch16_224
     python -m alignmix_timm.points --all --save points.jsonl      # every model of timm; goes on where it stopped
+    python -m alignmix_timm.points resnet50 --images DATA --boxes COLUMN      # what alignment does at each place
 
-May import ``alignment``, ``functional`` and ``sinkhorn``.
+May import ``alignment``, ``evaluation``, ``functional``, ``nearest`` and ``sinkhorn``.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from .layout import Layout
-from .maps import FeatureMaps
+from .maps import MIN_SIZE, FeatureMaps
 from .probe import ImageSize as ImageSize
 
 
@@ -111,6 +112,25 @@ def choose_points(
         model, classifier = hooks.model, classifier or hooks.classifier
     maps = FeatureMaps(model, built_for(model) if input_size is None else input_size, classifier)
     return [_point_in(maps, feature_module) for feature_module in feature_modules]
+
+
+def neighbouring_points(model: nn.Module, input_size: ImageSize) -> list[MixingPoint]:
+    """The default point and its neighbours, the places to compare, in the order in which they run.
+
+    They are the deepest block with a larger map, the blocks just before and after the default point, and that point;
+    none of less than 4 x 4 positions.
+
+    Raises:
+        ValueError: see :func:`choose_point`.
+    """
+    maps = FeatureMaps(model, input_size)
+    default, _ = maps.deepest()
+    sizes = {name: maps.read(name)[1] for name in maps.blocks()}
+    blocks = [name for name, size in sizes.items() if min(size) >= MIN_SIZE]
+    place = blocks.index(default)
+    larger = [name for name in blocks[:place] if sizes[name] > sizes[default]]
+    wanted = {*larger[-1:], *blocks[max(place - 1, 0) : place + 2]}
+    return [_point_in(maps, None if name == default else name) for name in blocks if name in wanted]
 
 
 def _point_in(maps: FeatureMaps, feature_module: str | int | None) -> MixingPoint:

@@ -1,4 +1,4 @@
-"""The table of support: ``python -m alignmix_timm.points MODEL...`` or ``--all``."""
+"""The table of support: ``python -m alignmix_timm.points MODEL...`` or ``--all``; advice with ``--images DATA``."""
 
 import argparse
 import json
@@ -14,16 +14,23 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from . import built_for, choose_point
+from .advice_command import add_advice_options, print_advice
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print where models of timm are mixed, or why they cannot be, one line each, and counts by family."""
+    """Print where models of timm are mixed, or why they cannot be, one line each, and counts by family.
+
+    With --images, what alignment does at the places of one trained model.
+    """
     parser = argparse.ArgumentParser(prog="python -m alignmix_timm.points", description=main.__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names of timm.list_models()")
     parser.add_argument("--all", action="store_true", help="every model of the installed timm")
     parser.add_argument("--image-size", type=int, help="default: the size each model was built for")
     parser.add_argument("--save", type=Path, help="JSON lines, one a model; models that are in the file are not redone")
+    add_advice_options(parser)
     args = parser.parse_args(arguments)
+    if args.images is not None:
+        return print_advice(parser, args)
     if not args.models and not args.all:
         parser.error("name one or more models, or --all")
     known = timm.list_models()

@@ -52,6 +52,15 @@ def alignment_effect(
     coarse = torch.randn(_NUM_IMAGES, point.input_size[0], 4, 4, generator=generator, device="cpu")
     images = F.interpolate(coarse, size=point.input_size[1:], mode="bilinear").to(device)
     _calibrate_batch_norm(copied, images)
+    return logit_difference(copied, point, images, alignment)
+
+
+@torch.no_grad()
+def logit_difference(model: nn.Module, point: MixingPoint, images: Tensor, alignment: Alignment | None = None) -> float:
+    """As :func:`alignment_effect`, of a model in eval mode as it is, on normalised images [B, C, H, W].
+
+    Each image is mixed with the one before it.
+    """
     converged = replace(alignment or Alignment(), num_iters=_CONVERGED, assignment="transport")
 
     def moved(tokens: Tensor, partners: Tensor) -> Tensor:
@@ -60,7 +69,7 @@ def alignment_effect(
     def unmoved(tokens: Tensor, partners: Tensor) -> Tensor:
         return partners
 
-    aligned, unaligned = (_mixed_logits(copied, point, images, move) for move in (moved, unmoved))
+    aligned, unaligned = (_mixed_logits(model, point, images, move) for move in (moved, unmoved))
     return float((aligned - unaligned).norm() / unaligned.norm())
 
 

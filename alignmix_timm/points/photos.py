@@ -1,0 +1,175 @@
+"""Photos as input of a model, and boxes around the objects in them: from files and from datasets of Hugging Face."""
+
+import math
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+BoxFormat = Literal["xyxy", "xywh"]
+_IMAGES = ("image", "img", "photo", "pixel_values")
+
+
+class Photo(NamedTuple):
+    """An image, upright, and the boxes (x0, y0, x1, y1) around its objects in pixels, [K, 4] float64."""
+
+    image: Image.Image
+    boxes: Tensor
+
+
+def read_photo(path: str | Path) -> Image.Image:
+    """An image file, upright.
+
+    Raises:
+        ValueError: there is no such file, or it is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "does not exist" if not Path(path).exists() else f"cannot be read as one: {error}"
+        raise ValueError(f"image must be an image file, got {path}, which {reason.rstrip('.')}.") from error
+
+
+def crop_of(image: Image.Image, height: int, width: int) -> tuple[float, float, float, float]:
+    """The largest part at the centre with the aspect ratio of the model's input: left, top, right, bottom in pixels."""
+    share = min(image.width / width, image.height / height)
+    left, top = (max((image.width - share * width) / 2, 0.0), max((image.height - share * height) / 2, 0.0))
+    return left, top, image.width - left, image.height - top
+
+
+def cropped(image: Image.Image, channels: int, height: int, width: int) -> Tensor:
+    """That part, resized to this height and width: [C, H, W] in [0, 1], grey for one channel, else RGB."""
+    if image.mode.startswith("I;16"):  # which Pillow would clip to 8 bits
+        image = image.point(lambda level: level / 256).convert("L")
+    image = image.convert("L" if channels == 1 else "RGB")
+    image = image.resize((width, height), Image.Resampling.BICUBIC, box=crop_of(image, height, width))
+    pixels = torch.from_numpy(np.array(image)).float() / 255
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def boxes_in_crop(photo: Photo, height: int, width: int) -> Tensor:
+    """The boxes as shares of the width and height of that part, [K, 4]; what was cut off lies outside [0, 1]."""
+    left, top, right, bottom = crop_of(photo.image, height, width)
+    corner = torch.tensor([left, top] * 2, dtype=torch.float64)
+    return (photo.boxes - corner) / torch.tensor([right - left, bottom - top] * 2, dtype=torch.float64)
+
+
+def normalized(net: nn.Module, pixels: Tensor) -> Tensor:
+    """Images [..., C, H, W] in [0, 1] by the mean and standard deviation of the model's configuration."""
+    config: Any = getattr(net, "pretrained_cfg", None) or {}
+    channels = pixels.shape[-3]
+    mean, std = (torch.tensor(config.get(name) or (0.5,) * channels) for name in ("mean", "std"))
+    if len(mean) != channels:  # the configuration of a model for colour images
+        mean, std = mean.mean(), std.mean()
+    return (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+
+class PhotoData:
+    """The photos of a dataset.
+
+    Args:
+        data: Name on the Hub, or a folder: of parquet files, of images, or of ``save_to_disk``.
+        split: Name of the split.
+        image_column: None is the first column of images.
+        boxes: Column of boxes in pixels of the upright image, ``[[x0, y0, x1, y1], ...]`` in each row, or within a
+            column: ``objects.bbox``. None: photos have no boxes.
+        box_format: ``xywh`` for boxes of corner, width and height, as in COCO.
+
+    Raises:
+        ValueError: the data cannot be loaded, or have no such split or column.
+    """
+
+    def __init__(
+        self,
+        data: str,
+        split: str = "train",
+        image_column: str | None = None,
+        boxes: str | None = None,
+        box_format: BoxFormat = "xyxy",
+    ) -> None:
+        self.boxes, self.box_format = boxes, box_format
+        rows = _load(data, split)
+        columns = list(rows.features)
+        typed = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+        image = image_column or next((name for name in (*typed, *_IMAGES) if name in columns), None)
+        if image is None or image not in columns:
+            raise ValueError(f"image_column must be one of the columns {columns}, got {image!r}.")
+        if boxes is not None and boxes.partition(".")[0] not in columns:
+            raise ValueError(f"boxes must be one of the columns {columns}, or a field of one, got {boxes!r}.")
+        self.image = image
+        try:
+            self.rows = rows.cast_column(image, datasets.Image())
+        except (NotImplementedError, TypeError, ValueError) as error:  # what pyarrow and datasets raise
+            raise ValueError(f"image_column {image!r} must hold images, it holds {rows.features[image]}.") from error
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, row: int) -> Photo:
+        try:
+            example = self.rows[row]
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"the image of row {row} cannot be read: {error}.") from error
+        image = example[self.image]
+        if image is None:
+            raise ValueError(f"row {row} has no image.")
+        if self.boxes is None:
+            return Photo(image, torch.zeros(0, 4, dtype=torch.float64))
+        return Photo(image, self._boxes(example, image, row))
+
+    def _boxes(self, example: dict[str, Any], image: Image.Image, row: int) -> Tensor:
+        assert self.boxes is not None
+        values = example
+        for name in self.boxes.split("."):
+            try:
+                values = [value[name] for value in values] if isinstance(values, list) else values[name]
+            except (KeyError, TypeError, IndexError) as error:
+                raise ValueError(
+                    f"boxes must be a column or a field of one, got {self.boxes!r}, whose {name!r} is none."
+                ) from error
+        boxes = []
+        for box in values or ():
+            if not _is_box(box):
+                raise ValueError(f"boxes must have four finite numbers each, got {box} in row {row}.")
+            x, y, last_x, last_y = map(float, box)
+            corners = (x, y, x + last_x, y + last_y) if self.box_format == "xywh" else (x, y, last_x, last_y)
+            if not (corners[0] < corners[2] and corners[1] < corners[3]) or not _overlaps(corners, image):
+                raise ValueError(
+                    f"boxes must lie in the image, {self.box_format} in pixels, got {list(box)} in row {row}, whose "
+                    f"image has {image.width} x {image.height}. If they are not corners, pass --box-format xywh."
+                )
+            boxes.append(corners)
+        return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _overlaps(corners: tuple[float, float, float, float], image: Image.Image) -> bool:
+    return corners[0] < image.width and corners[1] < image.height and corners[2] > 0 and corners[3] > 0
+
+
+def _load(data: str, split: str) -> Any:
+    """One split; the errors of several libraries become one sentence."""
+    path = Path(data).expanduser()
+    try:
+        if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+            saved = datasets.load_from_disk(str(path))
+            return saved[split] if isinstance(saved, dict) else saved
+        return datasets.load_dataset(str(path) if path.exists() else data, split=split)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).rstrip(".")
+        raise ValueError(
+            f"cannot load split {split!r} of {data!r}: {reason}. Pass --images a folder that exists, or the name of a "
+            "dataset on the Hub that this machine can reach, and --split."
+        ) from error
