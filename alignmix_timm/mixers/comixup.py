@@ -88,7 +88,8 @@ class CoMixup(Mixer):
 
     It does not combine with mixing inside the network in one batch, nor with models whose logits have no gradient by
     the images. An output belongs to no image of the batch more than to another: ``lam`` stays 1 and ``perm`` the
-    identity, and what decides is drawn into ``extra``. A batch, or a last part, of one image stays as it is.
+    identity, and what decides is drawn into ``extra``. A batch, or a last part, of one image stays as it is. Where
+    saliency is flat, or at one place in all images, as in a network that has hardly trained, outputs are whole images.
 
     Args:
         alpha: Of the Dirichlet prior of how much a part uses each of its images, > 0.

@@ -53,8 +53,8 @@ def assign_cells(problem: Problem, start: Tensor, sweeps: int = 4, resolve: bool
     """Find what each cell of each output shows.
 
     Each output in turn is labelled anew, the others as they are, and keeps the new labels unless the objective rises:
-    because of the threshold it can. The released code keeps them always, and ends with larger values. From the second
-    sweep on, a cell can show two of the three inputs that its output shows most, each by half.
+    because of the threshold it can, and the released code keeps them all the same. From the second sweep on, a cell can
+    show two of the three inputs that its output shows most, each by half.
 
     Args:
         problem: See there.
