@@ -17,7 +17,7 @@ from torch import Tensor
 
 CostScale = Literal["rms", "raw"]
 
-EPSILON, NUM_ITERS = 0.05, 20  # the defaults
+EPSILON, NUM_ITERS = 0.2, 20  # the defaults
 START = 0.5  # epsilon is lowered from this share of the scale of the cost, in even steps of its logarithm
 
 _TINY = 1e-30  # keeps all-zero costs from being divided by 0

@@ -22,13 +22,14 @@ from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, 
 from alignmix_timm.points import unannounced
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.jsonl"
+SHARP = {"epsilon": 0.05}
 ARMS: dict[str, tuple[Mixer, dict[str, Any]]] = {
     "no mixing": (InputMixup(prob=0), {}),
     "input mixup": (InputMixup(alpha=0.8), {}),
     "CutMix": (CutMix(), {}),
     "manifold mixup": (ManifoldMixup(), {}),
-    "AlignMix": (AlignMixup(), {}),
-    "AlignMix, last stage": (AlignMixup(), {"feature_module": "blocks.6.0"}),
+    "AlignMix": (AlignMixup(), SHARP),
+    "AlignMix, last stage": (AlignMixup(), {"feature_module": "blocks.6.0", **SHARP}),
     "AlignMix, in place": (AlignMixup(), {"assignment": "none"}),
     "AlignMix, shuffled": (AlignMixup(), {"assignment": "shuffled"}),
 }

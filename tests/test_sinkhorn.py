@@ -270,7 +270,7 @@ def test_peak_memory(batch: int, tokens: int, dim: int) -> None:
         ({"epsilon": math.inf}, "epsilon must be finite, got inf"),
         ({"num_iters": 0}, "num_iters must be >= 1, got 0"),
         ({"cost_scale": "max"}, "cost_scale must be one of .*, got 'max'"),
-        ({"cost_scale": "mean"}, "cost_scale 'mean' was removed: .* Use 'rms', with epsilon 0.05 by"),
+        ({"cost_scale": "mean"}, "cost_scale 'mean' was removed: .* Use 'rms', with epsilon 0.2 by"),
     ],
 )
 def test_bad_options_are_named(options: dict, message: str) -> None:
