@@ -83,7 +83,7 @@ def test_a_run_with_a_scale_that_was_removed_is_evaluated_but_not_trained(
     ("line", "message"),
     [
         ("--data a --bacth-size 3", "unknown option '--bacth-size'. Did you mean '--batch-size'?"),
-        ("--epochs 3", "data must be the name of a dataset on the Hub or a folder: pass --data."),
+        ("--epochs 3", "data must be the name of a dataset on the Hub or a folder: pass --data or --train-dir."),
         ("--data a --epochs 0", "epochs must be >= 1, got 0."),
         ("--data a --mixers", "mixers must not be empty"),
         (
@@ -243,7 +243,7 @@ def test_help_shows_every_option_in_its_group_with_its_default(
     assert places == sorted(places)
     assert places[3] < shown.index("--epsilon X") < places[4]
     assert all(re.search(rf"^  --{name.replace('_', '-')}[ ,]", shown, re.M) for name in asdict(TrainConfig()))
-    for default in ("(default: 0.05)", "(default: input embed feat feat_swap)", "(default: on)", "(default: cosine)"):
+    for default in ("(default: 0.2)", "(default: input embed feat feat_swap)", "(default: on)", "(default: cosine)"):
         assert default in shown.replace("\n" + 32 * " ", " ")
     assert "None" not in shown
     assert max(map(len, shown.splitlines())) <= 120
