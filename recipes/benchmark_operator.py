@@ -4,11 +4,12 @@
     python recipes/benchmark_operator.py --features gaussian  # features on which any solver converges at once
 
 Every method gets the iterations it needs to reach the marginal error that ours has with its defaults (mean error of the
-marginal that is not normalised last), at most 1,000. Ratios are medians of alternating runs in one process. Memory is
-the peak that the profiler sees beyond the input.
+marginal that is not normalised last), at most 1,000; "not finite" is one whose numbers underflow. Ratios are medians of
+alternating runs in one process. Memory is the peak that the profiler sees beyond the input.
 """
 
 import argparse
+import math
 import os
 import time
 import warnings
@@ -146,7 +147,7 @@ def compare(x: Tensor, y: Tensor, side: int, repeats: int) -> None:
     print(f"{'':26s}{'iterations':>11s}{'error':>9s}{'ms':>9s}{'time/ours':>11s}{'MiB':>8s}")
     for name, (run, iterations, error, pairs) in runs.items():
         note = f"  ({pairs} pairs; ratio per pair)" if pairs < len(x) else ""
-        note += "  (error not reached)" if error > target else ""
+        note += "  (not finite)" if math.isnan(error) else "  (error not reached)" if error > target else ""
         took = median(times[name])
         ratio = took / pairs / base
         print(f"{name:26s}{iterations:11d}{error:9.1e}{1e3 * took:9.1f}{ratio:11.1f}{peak_memory(run):8.1f}{note}")
@@ -161,7 +162,7 @@ def next_best(solver: Solver, x: Tensor, y: Tensor, target: float) -> tuple[int,
     error = float("nan")
     for iterations in LADDER:
         error = marginal_error(solver(x, y, iterations))
-        if error <= target:
+        if error <= target or math.isnan(error):
             break
     return iterations, error
 

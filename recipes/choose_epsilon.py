@@ -40,6 +40,7 @@ PRETRAINED = "tf_efficientnet_lite0"
 class Place(NamedTuple):
     """Pairs of feature maps at a place of a network, as tokens x and y, [pairs, N, D]."""
 
+    network: str
     name: str
     x: Tensor
     y: Tensor
@@ -93,17 +94,27 @@ def places_of(net: nn.Module, images: Tensor) -> Iterator[Place]:
     for point, (x, y) in zip(points, tokens(net, images, points), strict=True):
         height, width = point.map_size
         star = "*" if point.feature_module == default else ""
-        yield Place(f"{type(net).__name__} {point.feature_module}{star}, {height} x {width}", x, y)
+        network = type(net).__name__
+        yield Place(network, f"{network} {point.feature_module}{star}, {height} x {width}", x, y)
 
 
 def print_correspondences(places: Sequence[Place]) -> None:
     print_row("", [f"epsilon {epsilon:g}" for epsilon in EPSILONS])
-    found: list[list[float]] = []
+    counts: dict[str, Tensor] = {}  # of each network, [places, epsilons]
+    positions = torch.tensor([float(place.x.shape[1]) for place in places]).unsqueeze(1)
     for place in places:
         solutions = (transport(place.x, place.y, epsilon, NUM_ITERS) for epsilon in EPSILONS)
-        found.append([one.effective_correspondences.mean().item() for one in solutions])
-        print_row(place.name, [f"{count:.1f}" for count in found[-1]])
-    print_row("largest / smallest", [f"{max(column) / min(column):.2f}" for column in zip(*found, strict=True)])
+        row = torch.stack([one.effective_correspondences.mean() for one in solutions]).unsqueeze(0)
+        print_row(place.name, [f"{count:.1f}" for count in row[0].tolist()])
+        counts[place.network] = torch.cat([counts.get(place.network, row[:0]), row])
+    for network, of_network in counts.items():
+        print_ratios(f"largest / smallest, {network}", of_network)
+    print_ratios("largest / smallest, all networks", torch.cat(list(counts.values())))
+    print_ratios("the same of the share of the positions", torch.cat(list(counts.values())) / positions)
+
+
+def print_ratios(name: str, counts: Tensor) -> None:
+    print_row(name, [f"{ratio:.2f}" for ratio in (counts.amax(0) / counts.amin(0)).tolist()])
 
 
 def print_row(name: str, cells: Sequence[object]) -> None:
