@@ -177,16 +177,16 @@ class MixingHooks:
 
     def _place(self, image_size: ImageSize) -> None:
         """Hook the modules of the point for this image size, and those of the layers; hooks there already stay."""
-        self.point, self._size = self._points.at(image_size).get(None), image_size
-        if (point := self.point) is None:
-            return
-        if self.alignment.align_embedding and point.embedding_size in (None, (1, 1)):
-            raise ValueError(
-                "align_embedding needs an embedding with positions: an Encoder with embedding='tensor' and a grid of "
-                f"at least 4. That of {type(self.model).__name__} has none."
-            )
-        self.alignment.block(point.map_size)
-        self._modules.hook(point, self._points.names)
+        point = self._points.at(image_size).get(None)
+        if point is not None:
+            if self.alignment.align_embedding and point.embedding_size in (None, (1, 1)):
+                raise ValueError(
+                    "align_embedding needs an embedding with positions: an Encoder with embedding='tensor' and a grid "
+                    f"of at least 4. That of {type(self.model).__name__} has none."
+                )
+            self.alignment.block(point.map_size)
+            self._modules.hook(point, self._points.names)
+        self.point, self._size = point, image_size
 
     def _after_features(self, module: nn.Module, args: Any, output: Any) -> Any:
         self._begin()
