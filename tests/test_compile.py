@@ -78,6 +78,7 @@ def test_one_graph_for_each_action(name: str, size: int) -> None:
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+@pytest.mark.slow
 def test_mixers_in_turns_stay_within_the_limit_of_graphs() -> None:
     """AlignMix and manifold mixup at two layers, with validation: however long the run."""
     mixers: list[Mixer] = [AlignMixup(modes=(mode,)) for mode in ("input", "embed", "feat", "feat_swap")]
@@ -138,7 +139,8 @@ def test_a_compiled_model_is_refused() -> None:
         attach(net)
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_a_compiled_wrapper_takes_images_of_another_size_than_the_network_was_built_for(backend: str) -> None:
     """As the Hugging Face Trainer compiles it: the choice of a point, a trace of its own, must not be traced."""
     torch.manual_seed(0)

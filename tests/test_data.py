@@ -132,6 +132,7 @@ def test_more_classes_than_there_are_labels(tmp_path: Path) -> None:
     assert len(load_splits(TrainConfig(data=save(tmp_path, train=rows, test=rows), num_classes=10)).names) == 10
 
 
+@pytest.mark.slow
 def test_an_unreachable_dataset_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")

@@ -22,7 +22,7 @@ MIXERS = (*MODES, "manifold", "mixup", "cutmix", "saliencymix")
     [
         ("ddp", MIXERS),
         ("fsdp", MIXERS),
-        ("alignmix_ae", CLEAN),
+        pytest.param("alignmix_ae", CLEAN, marks=pytest.mark.slow),
         ("alignmix_vae", CLEAN),
         # In a network without batch norm, whose running statistics the saliency would follow.
         pytest.param("vit", ("puzzlemix", "puzzlemix"), marks=pytest.mark.slow),

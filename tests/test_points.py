@@ -270,10 +270,10 @@ def test_wrong_image_size_keeps_the_models_own_error() -> None:
 
 EFFECT_MODELS = (
     "resnet18",
-    "resnet50",
+    pytest.param("resnet50", marks=pytest.mark.slow),
     "convnext_atto",
     "regnety_002",
-    "swin_tiny_patch4_window7_224",
+    pytest.param("swin_tiny_patch4_window7_224", marks=pytest.mark.slow),
     "vit_tiny_patch16_224",
 )
 

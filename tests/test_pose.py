@@ -138,6 +138,7 @@ def table(printed: str) -> dict[tuple[str, str], list[list[float]]]:
     }
 
 
+@pytest.mark.slow
 def test_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     run = train_autoencoder(tmp_path, test=800)
     earlier = run / "checkpoints" / "step-00000002"

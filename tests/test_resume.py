@@ -27,8 +27,8 @@ AE, VAE = (
 @pytest.mark.parametrize(
     ("processes", "options"),
     [
-        (1, VAE),
         (2, {}),
+        pytest.param(1, VAE, marks=pytest.mark.slow),
         pytest.param(1, {}, marks=pytest.mark.slow),
         pytest.param(4, {}, marks=pytest.mark.slow),
         pytest.param(2, AE, marks=pytest.mark.slow),
@@ -63,6 +63,7 @@ def test_killed_while_a_checkpoint_is_written(data: Path, tmp_path: Path) -> Non
     assert digest(killed) == digest(whole)
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_sees_the_same_run(data: Path, tmp_path: Path) -> None:
     """The rows themselves: tests/test_batches.py. Here: the modes and learning rates of a run that changes."""
     whole, changed = tmp_path / "whole", tmp_path / "changed"

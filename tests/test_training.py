@@ -97,7 +97,7 @@ def exported(folder: Path) -> tuple[int, dict[str, torch.Tensor]]:
     return saved["step"], load_file(folder / "model" / "model.safetensors")
 
 
-@pytest.mark.parametrize("average", [False, True])
+@pytest.mark.parametrize("average", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_model_of_a_run_is_its_best_also_after_a_kill(
     data: str, tmp_path: Path, average: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -420,6 +420,7 @@ def test_dry_runs(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert str(tmp_path) not in printed  # nobody is sent to a folder that is gone
 
 
+@pytest.mark.slow
 def test_dry_run_on_two_processes(tmp_path: Path) -> None:
     line = [*launcher(2), str(ROOT / "recipes" / "train.py"), "--dry-run", "--model", "test_resnet"]
     output = finish([*line, "--micro-batch-size", "64", "--output", str(tmp_path / "run")])
