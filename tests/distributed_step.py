@@ -21,7 +21,18 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from alignmix_timm import AlignMixCollator, AlignMixModel, Autoencoder
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, OneOf, PuzzleMix, SaliencyMix
+from alignmix_timm.mixers import (
+    AlignMixup,
+    CoMixup,
+    CutMix,
+    Cutout,
+    InputMixup,
+    ManifoldMixup,
+    Mixer,
+    OneOf,
+    PuzzleMix,
+    SaliencyMix,
+)
 
 BATCH, CLASSES, SIZE = 6, 4, 64
 OTHERS: tuple[Mixer, ...] = (
@@ -30,6 +41,8 @@ OTHERS: tuple[Mixer, ...] = (
     CutMix(per_example=True),
     SaliencyMix(),
     PuzzleMix(),
+    CoMixup(part=3),
+    Cutout(),
 )
 MIXER = OneOf((AlignMixup(), *OTHERS))
 
