@@ -22,6 +22,7 @@ AE, VAE = (
     {**ENCODER, "mixers": "alignmix", "method": method, "micro_batch_size": 8}
     for method in ("alignmix_ae", "alignmix_vae")
 )
+SALIENT = {"mixers": ["puzzlemix", "comixup", "saliencymix", "cutout"]}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,7 @@ AE, VAE = (
         pytest.param(4, {}, marks=pytest.mark.slow),
         pytest.param(2, AE, marks=pytest.mark.slow),
         pytest.param(2, VAE, marks=pytest.mark.slow),
+        pytest.param(2, SALIENT, marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_runs_end_alike(data: Path, tmp_path: Path, processes: int, options: dict[str, Any]) -> None:
@@ -43,7 +45,7 @@ def test_killed_and_resumed_runs_end_alike(data: Path, tmp_path: Path, processes
     finish(command(data, killed, processes, resume="auto", **options))
     assert digest(killed) == digest(whole)
     assert len(records(whole, "train")) == 14
-    if options:
+    if "method" in options:
         modes = {name for line in records(whole, "train") for name in line if name.startswith("loss_")}
         assert modes == {"loss_input", "loss_embed", "loss_feat", "loss_feat_swap", "loss_clean"}
 
