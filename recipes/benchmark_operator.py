@@ -1,7 +1,7 @@
 """Time and memory of the alignment operator, from features to aligned features, against the alternatives.
 
     python recipes/benchmark_operator.py                      # a few minutes on two cores
-    python recipes/benchmark_operator.py --features gaussian  # features on which any solver converges at once
+    python recipes/benchmark_operator.py --features gaussian  # features without clusters
 
 Every method gets the iterations it needs to reach the marginal error that ours has with its defaults (mean error of the
 marginal that is not normalised last), at most 1,000; "not finite" is one whose numbers underflow. Ratios are medians of
