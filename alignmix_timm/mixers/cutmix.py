@@ -1,7 +1,7 @@
 """CutMix: a box of one image, pasted into another (Yun et al., https://arxiv.org/abs/1905.04899)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from typing import ClassVar
 
@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..functional import mix_targets
-from ..params import MixParams, Place
-from ..seeds import Stream, generator
+from ..params import MixParams
 from .contract import HookedNetwork, Mixed
 from .pairs import PairMixer
 
@@ -106,19 +105,13 @@ class CutMix(PairMixer):
         if self.minmax is not None and not _are_shares(self.minmax):
             raise ValueError(f"minmax must be two shares in [0, 1], the least first, got {self.minmax}.")
 
-    def draw(self, batch_size: int, place: Place) -> MixParams:
-        """Draw permutation, lam, and the places of the boxes as shares of the image."""
-        params = self._draw_pairs(batch_size, place)
-        if params.mode == "none":
-            return params
-        rng = generator(place.seed, Stream.REGION, *place[1:])
-        drawn = rng.random((batch_size if self.per_example else 1, 4), dtype=np.float32)
-        where, extent = torch.from_numpy(np.broadcast_to(drawn, (batch_size, 4)).copy()).split(2, 1)
-        extra = {"place": where}
-        if self.minmax is not None:
-            least, most = self.minmax
-            extra["sides"] = least + extent * (most - least)
-        return replace(params, extra=extra)
+    def _draw_extra(self, rng: np.random.Generator, batch_size: int, count: int) -> dict[str, np.ndarray]:
+        """The places of the boxes as shares of the image, and their sides, if not by lam."""
+        where, extent = np.split(rng.random((count, 4), dtype=np.float32), 2, axis=1)
+        if self.minmax is None:
+            return {"place": where}
+        least, most = self.minmax
+        return {"place": where, "sides": least + extent * (most - least)}
 
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Paste, and mix the targets by area."""

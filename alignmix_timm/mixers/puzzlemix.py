@@ -25,7 +25,7 @@ from .pairs import PairMixer
 MOST_BLOCKS = 64  # on a side: more would overflow
 
 
-def stretched(mask: Tensor, height: int, width: int) -> Tensor:
+def enlarged(mask: Tensor, height: int, width: int) -> Tensor:
     """The mask [B, n, n] at a multiple of its size, [B, height, width]."""
     return mask.repeat_interleave(height // mask.shape[1], 1).repeat_interleave(width // mask.shape[2], 2)
 
@@ -147,7 +147,7 @@ class PuzzleMix(PairMixer):
         partners = images[perm]
         if self.transport:
             images, partners = self._moved(images, saliency, mask), self._moved(partners, saliency[perm], 1 - mask)
-        shown = stretched(mask, height, width)[:, None].to(images.dtype)
+        shown = enlarged(mask, height, width)[:, None].to(images.dtype)
         return Mixed(shown * images + (1 - shown) * partners, mix_targets(targets, perm, mask.mean((1, 2))))
 
     def _dividing(self, height: int, width: int) -> list[int]:
@@ -176,7 +176,7 @@ class PuzzleMix(PairMixer):
             sides = [size, size]
         rows, columns = height // sides[0], width // sides[1]
         cost = transport_cost(
-            block_shares(saliency, rows, columns), stretched(mask, rows, columns) > 0, self.transport_eps
+            block_shares(saliency, rows, columns), enlarged(mask, rows, columns) > 0, self.transport_eps
         )
         return move_blocks(images, assign_blocks(cost, max(rows, columns)), rows, columns)
 

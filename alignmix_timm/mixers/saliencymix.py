@@ -1,7 +1,7 @@
 """SaliencyMix: CutMix whose box lies where the partner catches the eye (Uddin et al., https://arxiv.org/abs/2006.01791)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..functional import mix_targets
-from ..params import MixParams, Place
-from ..seeds import Stream, generator
+from ..params import MixParams
 from .contract import HookedNetwork, Mixed
 from .cutmix import box_around, paste
 from .pairs import PairMixer
@@ -158,18 +157,11 @@ class SaliencyMix(PairMixer):
             raise ValueError(f"saliency_input must be 'uint8' or 'as_released', got {self.saliency_input!r}.")
         check_normalisation(self.mean, self.std)
 
-    def draw(self, batch_size: int, place: Place) -> MixParams:
-        """Draw permutation and lam, and whose partner places the box; or, as released, the places themselves."""
-        params = self._draw_pairs(batch_size, place)
-        if params.mode == "none":
-            return params
-        rng = generator(place.seed, Stream.REGION, *place[1:])
+    def _draw_extra(self, rng: np.random.Generator, batch_size: int, count: int) -> dict[str, np.ndarray]:
+        """Whose partner places the box, that of the largest; or, as released, the places themselves."""
         if self.saliency_input == "uint8":
-            extra = {"turn": rng.random(batch_size, dtype=np.float32)}  # that of the largest
-        else:
-            drawn = rng.random((batch_size if self.per_example else 1, 2), dtype=np.float32)
-            extra = {"place": np.broadcast_to(drawn, (batch_size, 2)).copy()}
-        return replace(params, extra={name: torch.from_numpy(value) for name, value in extra.items()})
+            return {"turn": rng.random(batch_size, dtype=np.float32)}
+        return {"place": rng.random((count, 2), dtype=np.float32)}
 
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Paste, and mix the targets by area."""

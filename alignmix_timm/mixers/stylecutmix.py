@@ -1,7 +1,7 @@
 """StyleCutMix: a box of one image in another, each in a style between both (Hong et al., CVPR 2021, section 3.3)."""
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from ..functional import mix_targets
-from ..params import MixParams, Place, check_draw_options
-from ..seeds import Stream, generator
+from ..params import MixParams, check_draw_options
 from .contract import HookedNetwork, Mixed
 from .cutmix import box_around, inside
 from .style_codec import adain
-from .stylemix import StyleMixer, spread
+from .stylemix import StyleMixer
 
 
 def overlay(
@@ -111,16 +110,12 @@ class StyleCutMix(StyleMixer):
         if self.distances is not None:
             read_distances(self.distances, torch.device("cpu"))
 
-    def draw(self, batch_size: int, place: Place) -> MixParams:
-        """Draw permutation, lam for the area, the place of the box, the share of the style, and gamma."""
-        params = self._draw_pairs(batch_size, place)
-        if params.mode == "none":
-            return params
-        rng, count = generator(place.seed, Stream.REGION, *place[1:]), batch_size if self.per_example else 1
+    def _draw_extra(self, rng: np.random.Generator, batch_size: int, count: int) -> dict[str, np.ndarray]:
+        """The place of the box, whose area is lam, the share of the style, and gamma."""
         drawn = {"place": rng.random((count, 2)), "style": rng.beta(self.alpha, self.alpha, count)}
         if self.distances is None:
             drawn["gamma"] = rng.beta(self.gamma_alpha, self.gamma_alpha, count)
-        return replace(params, extra={name: spread(value, batch_size) for name, value in drawn.items()})
+        return drawn
 
     @torch.no_grad()
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:

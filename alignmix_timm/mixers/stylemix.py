@@ -1,7 +1,7 @@
 """StyleMix: content and style of two images, mixed apart (Hong et al., CVPR 2021, section 3.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import ClassVar
 
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..functional import mix_targets
-from ..params import MixParams, Place
-from ..seeds import Stream, generator
+from ..params import MixParams
 from .contract import HookedNetwork, Mixed
 from .pairs import PairMixer
 from .pixels import check_normalisation, denormalised, normalised
@@ -158,14 +157,9 @@ class StyleMix(StyleMixer):
     alpha: float = 0.5
     prob: float = 0.2
 
-    def draw(self, batch_size: int, place: Place) -> MixParams:
-        """Draw permutation, lam for content, and for style, and how they overlap."""
-        params = self._draw_pairs(batch_size, place)
-        if params.mode == "none":
-            return params
-        rng, count = generator(place.seed, Stream.REGION, *place[1:]), batch_size if self.per_example else 1
-        drawn = {"style": rng.beta(self.alpha, self.alpha, count), "overlap": rng.random(count)}
-        return replace(params, extra={name: spread(value, batch_size) for name, value in drawn.items()})
+    def _draw_extra(self, rng: np.random.Generator, batch_size: int, count: int) -> dict[str, np.ndarray]:
+        """The share of the style, where lam is that of the content, and how they overlap."""
+        return {"style": rng.beta(self.alpha, self.alpha, count), "overlap": rng.random(count)}
 
     @torch.no_grad()
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
@@ -175,8 +169,3 @@ class StyleMix(StyleMixer):
         mixed = self._decoded(mix_styles(features, params.perm, params.lam, style, overlap), pixels)
         lam = torch.lerp(style, params.lam, self.ratio)
         return Mixed(self._images(mixed, images), mix_targets(targets, params.perm, lam))
-
-
-def spread(drawn: np.ndarray, batch_size: int) -> Tensor:
-    """What was drawn once, or for each example, as [B, ...] fp32."""
-    return torch.from_numpy(np.broadcast_to(drawn, (batch_size, *drawn.shape[1:])).astype(np.float32))
