@@ -22,20 +22,19 @@ class Report:
         overwrite: Begin anew, whatever is there.
 
     Raises:
-        ValueError: the folder cannot be made, or has the results of another model or of other data.
+        ValueError: the folder has the results of another model or of other data, or a file of somebody else.
     """
 
     def __init__(self, folder: Path, model: dict[str, Any], data: dict[str, Any], overwrite: bool = False) -> None:
         self.folder = folder
         subject = json.loads(json.dumps({"model": model, "data": data}))  # tuples are lists, as in the file
         found = {} if overwrite else read_evaluation(folder) or {}
-        for name, value in subject.items() if found else ():
-            if found[name] != value:
-                changed = [key for key in value if found[name].get(key) != value[key]]
-                raise ValueError(
-                    f"{folder} has results of other {'weights' if name == 'model' else name}: "
-                    f"{_differing(found[name], value, changed)}. Pass another --out, or --overwrite."
-                )
+        for name, now in subject.items() if found else ():
+            changed = [key for key in now if key != "name" and found[name].get(key) != now[key]]
+            if changed:
+                differing = ", ".join(f"{key} {found[name].get(key)!r}, now {now[key]!r}" for key in changed[:2])
+                what = "another model" if name == "model" else "other data"
+                raise ValueError(f"{folder} has results of {what}: {differing}. Pass another --out, or --overwrite.")
         self.content = {**subject, "parts": found.get("parts", {})}
 
     def done(self, part: Part, settings: dict[str, Any]) -> bool:
@@ -73,8 +72,4 @@ def metric_of(part: Part, key: str) -> Metric:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
-
-
-def _differing(old: dict[str, Any], new: dict[str, Any], changed: list[str]) -> str:
-    return ", ".join(f"{key} {old.get(key)!r}, now {new[key]!r}" for key in changed[:2]) or "written by another version"
+    return "-" if value is None else f"{value:.4f}" if 0 < abs(value) < 1 else f"{value:.2f}"

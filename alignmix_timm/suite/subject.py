@@ -94,7 +94,7 @@ def load_subject(name: str, weights: Path | None = None) -> Subject:
     transform = transforms.Compose([step for step in whole.transforms if not isinstance(step, transforms.Normalize)])
     label_names = net.pretrained_cfg.get("label_names")
     described = {
-        "name": name if folder is None else folder.resolve().name,
+        "name": name if folder is None else _name_of(folder.resolve()),
         "architecture": net.pretrained_cfg["architecture"],
         **_origin(name, folder, weights, net),
         "classes": classes,
@@ -119,6 +119,10 @@ def _model_folder(name: str) -> Path | None:
         f"model must be the folder of a run, or one saved for timm; {str(path)!r} has no {CONFIG}, and no model/ with "
         "one, which a run writes at its end. Resume the run, or pass another folder."
     )
+
+
+def _name_of(folder: Path) -> str:
+    return folder.parent.name if folder.name == "model" else folder.name
 
 
 def _load(name: str, folder: Path | None, weights: Path | None) -> Any:
