@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The command.
 
     Returns:
-        The content of ``evaluation.json``.
+        The content of ``evaluation.json``, in the main process.
 
     Raises:
         SystemExit: with a sentence, where it cannot be done.
@@ -77,7 +77,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         for part in _todo(chosen, settings, report, context):
             context.say(f"{part.name}: {part.help}")
             _run(part, settings[part.name], context, report)
-    context.say(f"\n{report.table()}\n\n{folder / EVALUATION}")
+    if accelerator.is_main_process:  # which alone has the results
+        context.say(f"\n{report.table()}\n\n{folder / EVALUATION}")
     return report.content
 
 
