@@ -15,10 +15,11 @@ from launcher import launcher
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
-from training import finish, kill_when
+from training import command, finish, kill_when
 
 from alignmix_timm.publishing.save import save_for_timm
 from alignmix_timm.suite.command import main
+from alignmix_timm.suite.context import full_precision
 from alignmix_timm.suite.labels import class_indices
 from alignmix_timm.suite.subject import load_subject
 
@@ -219,6 +220,30 @@ def test_a_model_of_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "accuracy needs a model of at least 2 classes, this one has 1." in said
 
 
+def test_data_without_labels(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_data(tmp_path / "data", test=rows(2).remove_columns("label"))
+    said = refused(capsys, model, "--data", folder, "--out", tmp_path / "out")
+    assert "accuracy needs labels: none of the columns ['image'] holds any: pass --label-column." in said
+
+
+def test_an_image_that_cannot_be_read(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = rows(2).cast_column("image", datasets.Image(decode=False))
+    broken = whole.map(lambda row, number: {"image": {"bytes": b"no image"}} if number else row, with_indices=True)
+    folder = save_data(tmp_path / "data", test=broken.cast_column("image", datasets.Image()))
+    said = refused(capsys, model, "--data", folder, "--out", tmp_path / "out")
+    assert said.endswith("the image of row 1 cannot be read: cannot identify image file. Take it out of the data.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_precision_is_full_and_put_back() -> None:
+    own: Any = torch.backends
+    switches = (own.cuda.matmul, own.mkldnn.matmul, own.cudnn.conv, own.mkldnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    with full_precision():
+        assert {switch.fp32_precision for switch in switches} == {"ieee"}
+    assert [switch.fp32_precision for switch in switches] == before
+
+
 def run_command(model: Path, data: Path, out: Path, processes: int = 1) -> list[str]:
     start = launcher(processes) if processes > 1 else [sys.executable]
     line = [*start, "-m", "alignmix_timm", "evaluate", str(model), "--data", str(data), "--out", str(out)]
@@ -254,6 +279,24 @@ def test_a_killed_evaluation_goes_on_with_the_next_part(model: Path, data: Path,
     said = finish(run_command(model, data, out))
     assert "accuracy stands in" in said
     assert read(out) == read(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_run_is_measured_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
+    data, run = save_data(tmp_path / "data", train=rows(60)), tmp_path / "run"
+    finish(command(data, run, workers=0, epochs=1, val_fraction=0.25, seed=3))
+    content = evaluate(run, "--data", data)
+    trained = json.loads((run / "model" / "provenance.json").read_text())["run"]
+    assert content["data"] | {"sha256": None} == {
+        **{"name": "data", "config": None, "revision": None, "sha256": None, "labels": "label, by name"},
+        **{"split": "held-out rows of the split train", "rows": 15},
+    }
+    assert values(content)["top1_error"] == pytest.approx(100 - trained["results"]["top1"])
+    assert content["model"]["weights"] == "EMA weights of the best evaluation, after optimizer step 1 of 1"
+    assert (run / "model-evaluation" / "evaluation.json").is_file()
+    whole = save_data(tmp_path / "others", train=rows(7))
+    again = evaluate(run, "--data", whole, "--out", tmp_path / "whole")
+    assert (again["data"]["split"], again["data"]["rows"]) == ("the split train", 7)
 
 
 @pytest.mark.slow
