@@ -267,7 +267,7 @@ def test_the_summary_counts_rows() -> None:
     network, (pixels, labels, noise) = normalized(small_network()), some_images()
     single, repeated = fgsm(network, pixels, labels), pgd(network, pixels, labels, noise, radius=1 / 255, steps=8)
     one_of_all = torch.arange(ROWS) == 5
-    rows = dict(fgsm_correct=single.correct, pgd_correct=repeated.correct, nan_logits=one_of_all)
+    rows = dict(fgsm_correct=single.correct, pgd_correct=repeated.correct, attacked_nan_logits=one_of_all)
     rows |= dict(fgsm_zero_gradient=single.zero_gradient, pgd_zero_gradient=~one_of_all)
     values = summary(rows)
     assert values.keys() == {metric.key for metric in METRICS} - {"pgd10_error"}
@@ -277,7 +277,7 @@ def test_the_summary_counts_rows() -> None:
     ]
     keys = ("clean_error", "fgsm_error", "pgd7_error", "pgd_error")
     assert [values[key] for key in keys] == pytest.approx([100 * count / ROWS for count in wrong])
-    assert values["nan_logits"] == pytest.approx(100 / ROWS)
+    assert values["attacked_nan_logits"] == pytest.approx(100 / ROWS)
     assert values["pgd_zero_gradient"] == pytest.approx(100 - 100 / ROWS)
     assert values["fgsm_zero_gradient"] == 0
     with pytest.raises(ValueError, match="no row"):

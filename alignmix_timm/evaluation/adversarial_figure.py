@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .plotting import new_figure, show
 
-_CELL, _CAPTION, _MOST = 1.9, 0.3, 24  # inches; letters of a name
+_CELL, _CAPTION, _MOST = 1.9, 0.24, 24  # inches; letters of a name
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"
 
 

@@ -42,7 +42,9 @@ METRICS = (
     Metric("pgd10_error", "PGD-10 error %", "lower", _PGD.format("the first 10")),
     Metric("fgsm_zero_gradient", "no gradient, FGSM %", None, _ZERO.format("at the clean image")),
     Metric("pgd_zero_gradient", "no gradient, PGD %", None, _ZERO.format("at some step of PGD")),
-    Metric("nan_logits", "NaN logits %", "lower", "Images with a NaN among their logits, clean or attacked, %."),
+    Metric(
+        "nan_logits", "NaN logits, attacked %", "lower", "Images with a NaN among their logits, clean or attacked, %."
+    ),
 )
 
 
@@ -117,7 +119,7 @@ def summary(rows: Mapping[str, Tensor]) -> dict[str, float]:
 
     Args:
         rows: ``fgsm_correct`` and ``pgd_correct``, [N, steps + 1]; ``fgsm_zero_gradient``, ``pgd_zero_gradient`` and
-            ``nan_logits`` (of either attack), [N]: all bool, as :class:`Attacked` has them.
+            ``attacked_nan_logits`` (of either attack), [N]: all bool, as :class:`Attacked` has them.
 
     Returns:
         By key. The errors after 7 and 10 steps are left out where PGD made fewer.
