@@ -43,7 +43,10 @@ METRICS = (
     Metric("fgsm_zero_gradient", "no gradient, FGSM %", None, _ZERO.format("at the clean image")),
     Metric("pgd_zero_gradient", "no gradient, PGD %", None, _ZERO.format("at some step of PGD")),
     Metric(
-        "nan_logits", "NaN logits, attacked %", "lower", "Images with a NaN among their logits, clean or attacked, %."
+        "attacked_nan_logits",
+        "NaN logits when attacked %",
+        "lower",
+        "Images with a NaN among their logits, clean or attacked; these count as errors, %.",
     ),
 )
 
@@ -134,9 +137,8 @@ def summary(rows: Mapping[str, Tensor]) -> dict[str, float]:
     values = {"clean_error": 100 * (1 - single[:, 0].mean()), "fgsm_error": 100 * (1 - single[:, 1].mean())}
     values["pgd_error"] = error[-1]
     values |= {f"pgd{steps}_error": error[steps] for steps in (7, 10) if steps < len(error)}
-    values |= {
-        key: 100 * rows[key].double().mean() for key in ("fgsm_zero_gradient", "pgd_zero_gradient", "nan_logits")
-    }
+    shares = ("fgsm_zero_gradient", "pgd_zero_gradient", "attacked_nan_logits")
+    values |= {key: 100 * rows[key].double().mean() for key in shares}
     return {key: float(value) for key, value in values.items()}
 
 
