@@ -1,14 +1,16 @@
 """The part ``robustness``: top-1 error on adversarial images, by FGSM and PGD."""
 
 import argparse
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..evaluation.adversarial_figure import Attack, draw_adversarial
 from ..evaluation.plotting import save_figure
@@ -44,7 +46,8 @@ class Robustness(Part):
 
     def measure(self, context: Context) -> dict[str, Tensor]:
         def of_batch(pixels: Tensor, rows: Tensor) -> dict[str, Tensor]:
-            single, repeated = _attack(context, pixels, rows)
+            with _steps_shown(context):
+                single, repeated = _attack(context, pixels, rows)
             return {
                 "fgsm_correct": single.correct,
                 "pgd_correct": repeated.correct,
@@ -78,6 +81,19 @@ class Robustness(Part):
         figure = draw_adversarial(pixels, attacks, context.subject.model, context.labels[rows], _class_names(context))
         save_figure(figure, folder / _PICTURE)
         return [_PICTURE]
+
+
+@contextlib.contextmanager
+def _steps_shown(context: Context) -> Iterator[None]:
+    """A progress bar of the network's passes over one batch, of which there are many."""
+    passes = context.options.robustness_pgd_steps + 3  # FGSM: two; PGD: one more than steps
+    hidden = not context.accelerator.is_main_process
+    with tqdm(total=passes, desc="passes over the batch", position=1, leave=False, disable=hidden) as bar:
+        counting = context.subject.model.register_forward_hook(lambda *_: bar.update() and None)
+        try:
+            yield
+        finally:
+            counting.remove()
 
 
 def _attack(context: Context, pixels: Tensor, rows: Tensor) -> tuple[Attacked, Attacked]:
