@@ -47,7 +47,10 @@ class Part(ABC):
 
     @abstractmethod
     def summary(self, measured: dict[str, Tensor], settings: dict[str, Any]) -> Values:
-        """The metrics, by key, from the values of the rows and nothing else; None for one that is not defined."""
+        """The metrics, by key, from the values of the rows and nothing else, in the main process alone.
+
+        None stands for a value that is not defined.
+        """
 
     def draw(self, measured: dict[str, Tensor], values: Values, context: Context, folder: Path) -> list[str]:
         """Draw pictures into a folder, in the main process alone, and return their names.
@@ -62,7 +65,4 @@ def needs_labels(name: str, context: Context, classes: int = 2) -> str | None:
     """The obstacle of a part that needs labels, and a model of so many classes; None where there is none."""
     if context.subject.model.num_classes < classes:
         return f"{name} needs a model of at least {classes} classes, this one has {context.subject.model.num_classes}."
-    if context.labels is None:
-        columns = list(context.data.rows.features)
-        return f"{name} needs labels, and none of the columns {columns} holds any: pass --label-column."
-    return None
+    return f"{name} needs labels: {context.unlabelled}" if context.labels is None else None
