@@ -168,10 +168,13 @@ def test_labels_without_a_class_of_the_model(labels: list, kind: Any, names: Any
 
 def test_nan_logits_are_wrong_and_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = save_model(tmp_path / "model", bias=float("nan"))
-    content = evaluate(broken, "--data", data)
-    assert values(content) == {"top1_error": 100, "nan_logits": 100}
+    content = evaluate(broken, "--data", data, "--robustness-pgd-steps", 1)
+    assert content["parts"]["accuracy"]["values"] == {"top1_error": 100, "nan_logits": 100}
+    attacked = ("clean_error", "fgsm_error", "pgd_error", "pgd_zero_gradient", "attacked_nan_logits")
+    assert {values(content)[key] for key in attacked} == {100}
     said = capsys.readouterr().out
     assert "The logits of 11 of 11 images are NaN." in said
+    assert "PGD met gradients of exactly zero on 100 % of the images, and stopped there" in said
     assert "Left out: calibration needs confidences, and 11 images have NaN logits." in said
     assert "calibration needs confidences" in refused(capsys, broken, "--data", data, "--suite", "calibration")
 
