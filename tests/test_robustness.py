@@ -6,6 +6,7 @@ import torch
 from foolbox.attacks import LinfFastGradientAttack, LinfProjectedGradientDescentAttack
 from torch import Tensor, nn
 
+from alignmix_timm.evaluation.adversarial_figure import Attack, draw_adversarial
 from alignmix_timm.evaluation.robustness import METRICS, Attacked, fgsm, pgd, start_noise, summary
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -232,6 +233,29 @@ def test_the_network_is_left_as_it_was(mode: Callable) -> None:
         for parameter, mark in zip(network.parameters(), marks, strict=True)
     )
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_picture_says_what_the_network_does(channels: int) -> None:
+    """The class of an image is whether it is bright; the attack darkens the second image and leaves the first."""
+    clean = torch.stack([torch.full((channels, 4, 6), level) for level in (0.2, 0.6)])
+    darker = clean - torch.tensor([0.0, 0.2])[:, None, None, None]
+    figure = draw_adversarial(
+        clean,
+        [Attack("FGSM", darker, 0.2)],
+        lambda pixels: 100 * torch.stack([0.5 - pixels.mean((1, 2, 3)), pixels.mean((1, 2, 3)) - 0.5], 1),
+        torch.tensor([0, 1]),
+        ["dark, without light", "bright"],
+    )
+    first, second = figure.axes[::2], figure.axes[1::2]
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["label: dark", "label: bright"]
+    assert [axes.get_xlabel() for axes in first] == ["dark 100 %", "", "dark 100 %"]
+    assert [axes.get_xlabel() for axes in second] == ["bright 100 %", "", "dark 100 %"]
+    colors = [axes.xaxis.label.get_color() for axes in (first[0], first[2], second[0], second[2])]
+    assert colors[0] == colors[1] == colors[2] != colors[3]
+    grey, black = (axes.images[0].get_array() for axes in (first[1], second[1]))
+    assert grey.min() == grey.max() == 0.5
+    assert black.max() < 1e-6
 
 
 BAD = {

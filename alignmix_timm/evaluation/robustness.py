@@ -84,7 +84,8 @@ def pgd(
 ) -> Attacked:
     """Projected gradient ascent on the cross-entropy, within ``radius`` of each pixel; the last images are returned.
 
-    The result of an image does not depend on the other images of the batch, as far as the network's does not.
+    The result of an image depends on the other images of the batch no more than the network's logits do: not at all
+    in eval mode, but for rounding.
 
     Args:
         logits: The network: [N, C, H, W] in [0, 1] to [N, classes].
