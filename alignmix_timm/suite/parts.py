@@ -3,8 +3,10 @@
 from .accuracy import Accuracy
 from .calibration import Calibration
 from .part import Part
+from .robustness import Robustness
 
 PARTS: tuple[Part, ...] = (
     Accuracy(),
     Calibration(),
+    Robustness(),
 )

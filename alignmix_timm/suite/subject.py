@@ -36,9 +36,10 @@ class PixelModel(nn.Module):
 
     def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], num_classes: int) -> None:
         super().__init__()
-        self.net, self.num_classes = net.float().eval().requires_grad_(False), num_classes
+        self.net, self.num_classes = net.float().requires_grad_(False), num_classes
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.net((pixels - self.mean) / self.std)
