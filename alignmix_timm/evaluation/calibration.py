@@ -57,9 +57,9 @@ def row_scores(logits: Tensor, labels: Tensor) -> Tensor:
             f"labels must be in 0 ... {logits.shape[1] - 1}, the classes of the logits, got {int(labels.min())} to "
             f"{int(labels.max())}."
         )
-    probabilities = logits.softmax(1)
-    if bool(probabilities.isnan().any()):
+    if not bool(logits.isfinite().all()):
         raise ValueError("logits must be finite, got NaN or infinity: check the weights of the model.")
+    probabilities = logits.softmax(1)
     confidence, prediction = probabilities.max(1)
     loss = F.cross_entropy(logits, labels, reduction="none")
     brier = (probabilities - F.one_hot(labels, logits.shape[1])).square().sum(1)

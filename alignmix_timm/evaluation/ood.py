@@ -66,13 +66,12 @@ def max_softmax(logits: Tensor) -> Tensor:
             f"logits must be [N, C] of at least 2 classes, got {tuple(logits.shape)}: the softmax of one class is "
             "always 1."
         )
-    scores = logits.detach().cpu().double().softmax(1).amax(1)
-    if bool(scores.isnan().any()):
+    if broken := int((~logits.isfinite()).any(1).sum()):
         raise ValueError(
-            f"logits must be finite, got NaN or infinity in {int(scores.isnan().sum())} of {len(scores)} rows: check "
-            "the weights of the model."
+            f"logits must be finite, got NaN or infinity in {broken} of {len(logits)} rows: check the weights of the "
+            "model."
         )
-    return scores
+    return logits.detach().cpu().double().softmax(1).amax(1)
 
 
 def detection(inliers: Tensor, outliers: Tensor, threshold: float = 0.5) -> dict[str, float]:
