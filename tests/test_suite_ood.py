@@ -151,7 +151,7 @@ def test_the_batch_size_changes_nothing_and_each_option_something(folder: Path) 
         ("data:train", "whose other splits are in-distribution, too"),
         ("copy", "must be other images than the data, and 9 of 9 are among them"),
         ("reencoded", "must be other images than the data, and their logits are the same"),
-        ("empty", "data must have rows, got none"),
+        ("empty", "the outliers 'other' cannot be used: cannot load split 'test'"),
         ("nothing", "the outliers 'other' cannot be used"),
         ("nowhere", "the outliers 'other' cannot be used"),
         ("photos:nowhere", "the outliers 'other' cannot be used"),

@@ -292,7 +292,7 @@ def test_the_command_line_explains_itself(launch: Launch, capsys: pytest.Capture
             assert f"--alignmix-{option}" in text
     assert "or alignmix, manifold, mixup, cutmix" in of_script.out
     for arguments, message in (
-        (["push"], "must be a script, SCRIPT.py, or train, push or show"),
+        (["push"], "must be a script, SCRIPT.py, or train, evaluate, push or show"),
         (["no.py"], "no script 'no.py'"),
     ):
         with pytest.raises(SystemExit):

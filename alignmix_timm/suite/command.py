@@ -3,11 +3,11 @@
 import argparse
 import contextlib
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The command.
 
     Returns:
-        The content of ``evaluation.json``.
+        The content of ``evaluation.json``, in the main process.
 
     Raises:
         SystemExit: with a sentence, where it cannot be done.
@@ -64,21 +64,20 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     accelerator = start_processes("no")
     subject = load_subject(options.model, options.weights)
     data = _load_data(options, subject)
-    labels = _labels(options, data, subject)
+    labels, unlabelled = _labels(options, data, subject)
     folder = options.out or _default_folder(subject, options.model)
     report = Report(folder, subject.described, data.described, options.overwrite)
     subject.model.to(accelerator.device)
-    images = data.images(subject)
+    workers = share_of_cores(accelerator.num_processes) if options.workers is None else options.workers
     context = Context(
-        subject, data, images, labels, options, accelerator, options.batch_size, _workers(options, accelerator)
+        subject, data, data.images(subject), labels, unlabelled, options, accelerator, options.batch_size, workers
     )
     context.say(_what(context))
-    todo = _todo(chosen, settings, report, context)
     with _made(folder, context):
-        for part in todo:
+        for part in _todo(chosen, settings, report, context):
             context.say(f"{part.name}: {part.help}")
             _run(part, settings[part.name], context, report)
-    if report.content["parts"]:
+    if accelerator.is_main_process:  # which alone has the results
         context.say(f"\n{report.table()}\n\n{folder / EVALUATION}")
     return report.content
 
@@ -97,35 +96,39 @@ def _load_data(options: argparse.Namespace, subject: Subject) -> Data:
     )
 
 
-def _labels(options: argparse.Namespace, data: Data, subject: Subject) -> Tensor | None:
-    """The labels as classes of the model; how they were matched is added to what describes the data."""
+def _labels(options: argparse.Namespace, data: Data, subject: Subject) -> tuple[Tensor | None, str]:
+    """The labels as classes of the model, or why there are none; how they were matched is added to the data."""
     data.described["labels"] = None
     if data.label is None:
-        return None
-    labels, how = class_indices(
-        data.rows, data.label, subject.label_names, subject.model.num_classes, options.by_number
-    )
+        return None, f"none of the columns {list(data.rows.features)} holds any: pass --label-column."
+    classes = subject.model.num_classes
+    try:
+        labels, how = class_indices(data.rows, data.label, subject.label_names, classes, options.by_number)
+    except ValueError as error:
+        return None, str(error)
     data.described["labels"] = f"{data.label}, {how}"
-    return labels
+    return labels, ""
 
 
 def _todo(chosen: list[Part], settings: dict[str, dict[str, Any]], report: Report, context: Context) -> list[Part]:
     """The parts that are to be run, the same in all processes.
 
     Raises:
-        ValueError: one that was asked for cannot be run here.
+        ValueError: one that was asked for cannot be run here, or none can.
     """
     (done,) = broadcast_object_list([{part.name for part in chosen if report.done(part, settings[part.name])}])
-    todo = []
+    todo, obstacles = [], []
     for part in chosen:
         if part.name in done:
             context.say(f"{part.name} stands in {report.folder / EVALUATION}, and is not measured again.")
         elif (obstacle := part.obstacle(context)) is None:
             todo.append(part)
-        elif context.options.suite is not None:
-            raise ValueError(obstacle)
         else:
-            context.say(f"Left out: {obstacle}")
+            obstacles.append(obstacle)
+    if obstacles and (context.options.suite is not None or not (todo or done)):
+        raise ValueError(" ".join(obstacles))
+    for obstacle in obstacles:
+        context.say(f"Left out: {obstacle}")
     return todo
 
 
@@ -137,6 +140,8 @@ def _made(folder: Path, context: Context) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise ValueError(f"out must be a folder that can be written, got {str(folder)!r}: {error}.") from error
     try:
@@ -148,8 +153,8 @@ def _made(folder: Path, context: Context) -> Iterator[None]:
 
 def _run(part: Part, settings: dict[str, Any], context: Context, report: Report) -> None:
     measured = part.measure(context)
-    values = part.summary(measured, settings)
     if context.accelerator.is_main_process:
+        values = part.summary(measured, settings)
         try:
             pictures = part.draw(measured, values, context, report.folder)
         except ImportError as error:
@@ -167,10 +172,6 @@ def _what(context: Context) -> str:
     )
     labels = f"labels: {data['labels']}" if data["labels"] else "no labels"
     return f"{words}\n{data['name']}: {data['rows']} images, {data['split']}, {labels}"
-
-
-def _workers(options: argparse.Namespace, accelerator: Accelerator) -> int:
-    return share_of_cores(accelerator.num_processes) if options.workers is None else options.workers
 
 
 def _default_folder(subject: Subject, name: str) -> Path:

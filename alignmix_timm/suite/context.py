@@ -35,7 +35,8 @@ class Context:
         subject: The model, on the device, with all that is known of it.
         data: The rows as they are stored, with all columns.
         images: The same rows as pixels, as the model evaluates them.
-        labels: Class indices of all rows, [N] on the CPU; None where the data have none.
+        labels: Class indices of all rows, [N] on the CPU; None where the data have none that the model knows.
+        unlabelled: Why, in words.
         options: Of the command line, with those that parts added.
         accelerator: Of the processes.
         batch_size: Images of a forward pass in each process.
@@ -46,6 +47,7 @@ class Context:
     data: Data
     images: Images
     labels: Tensor | None
+    unlabelled: str
     options: argparse.Namespace
     accelerator: Accelerator = field(repr=False)
     batch_size: int = 64

@@ -47,7 +47,10 @@ class Part(ABC):
 
     @abstractmethod
     def summary(self, measured: dict[str, Tensor], settings: dict[str, Any]) -> Values:
-        """The metrics, by key, from the values of the rows and nothing else; None for one that is not defined."""
+        """The metrics, by key, from the values of the rows and nothing else, in the main process alone.
+
+        None stands for a value that is not defined.
+        """
 
     def details(self, measured: dict[str, Tensor], context: Context) -> dict[str, Any]:
         """What else belongs into ``evaluation.json``, as JSON: other data that were read, the points of a curve.
@@ -82,7 +85,4 @@ def needs_labels(name: str, context: Context, classes: int = 2) -> str | None:
     """The obstacle of a part that needs labels, and a model of so many classes; None where there is none."""
     if (few := needs_classes(name, context, classes)) is not None:
         return few
-    if context.labels is None:
-        columns = list(context.data.rows.features)
-        return f"{name} needs labels, and none of the columns {columns} holds any: pass --label-column."
-    return None
+    return f"{name} needs labels: {context.unlabelled}" if context.labels is None else None

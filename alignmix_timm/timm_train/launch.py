@@ -14,12 +14,14 @@ from .requirements import check_timm
 _USAGE = """alignmix-timm SCRIPT.py [OPTION ...] --mixup alignmix
        torchrun ... -m alignmix_timm.timm_train SCRIPT.py [OPTION ...] --mixup alignmix
        alignmix-timm train --data DATA [OPTION ...]
+       alignmix-timm evaluate MODEL --data DATA
        alignmix-timm push RUN_FOLDER USER/NAME
        alignmix-timm show MODEL IMAGE IMAGE"""
-_ABOUT = """Four commands:
+_ABOUT = """Five commands:
 
   SCRIPT.py  run timm's train.py, or a script like it, with AlignMix; all options go to the script, with those below
   train      train with this package's own engine; alignmix-timm train --help lists its options
+  evaluate   measure any timm model on any data; alignmix-timm evaluate --help
   push       publish a trained model on the Hugging Face Hub; alignmix-timm push --help
   show       draw which positions of two images correspond; alignmix-timm show --help
 """
@@ -43,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not given[0].endswith(".py"):
         stop(
-            f"the first argument must be a script, SCRIPT.py, or train, push or show, got {given[0]!r}."
-            f"{nearest(given[0], ['train', 'push', 'show'])} See alignmix-timm --help.",
+            f"the first argument must be a script, SCRIPT.py, or train, evaluate, push or show, got {given[0]!r}."
+            f"{nearest(given[0], ['train', 'evaluate', 'push', 'show'])} See alignmix-timm --help.",
             2,
         )
     if not Path(given[0]).is_file():
