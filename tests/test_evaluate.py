@@ -172,7 +172,7 @@ def test_nan_logits_are_wrong_and_said(data: Path, tmp_path: Path, capsys: pytes
     assert values(content) == {"top1_error": 100, "nan_logits": 100}
     said = capsys.readouterr().out
     assert "The logits of 11 of 11 images are NaN." in said
-    assert "Left out: calibration needs confidences, and 11 images have NaN logits." in said
+    assert "Left out: calibration needs confidences, and 11 images have NaN or infinite logits." in said
     assert "calibration needs confidences" in refused(capsys, broken, "--data", data, "--suite", "calibration")
 
 
@@ -185,7 +185,7 @@ def test_nan_logits_are_wrong_and_said(data: Path, tmp_path: Path, capsys: pytes
         (["--label-column", "name"], "label_column must be one of the columns ['image', 'label'], got name"),
         (["--out", "FILE"], "out must be a folder that can be written, got"),
         (["--split", "strange", "--suite", "accuracy"], "classes that the model does not have: 'dog'"),
-        (["--split", "strange"], "accuracy needs labels: "),
+        (["--split", "strange", "--suite", "accuracy", "calibration"], "accuracy needs labels: "),
         (["--weights", "nowhere"], "weights must be a file, got nowhere, which does not exist"),
     ],
 )
