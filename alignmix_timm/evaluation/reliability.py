@@ -53,7 +53,7 @@ def reliability_diagrams(models: Mapping[str, Bins], title: str = "") -> Any:
         for one in axes[-2:, unused % columns]:
             one.remove()
     described = [pair for one in axes[:2, 0] for pair in zip(*one.get_legend_handles_labels(), strict=True)]
-    figure.legend(*zip(*described, strict=True), loc="outside lower center", ncols=2 if columns == 1 else 5)
+    figure.legend(*zip(*described, strict=True), loc="outside lower center", ncols=min(columns + 1, 5))
     return figure
 
 
