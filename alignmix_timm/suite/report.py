@@ -1,5 +1,6 @@
 """The results of an evaluation: ``evaluation.json``, written anew as each part ends, and the table on the terminal."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ..training.durable import write_whole
 from .part import Part, Values
 
 _PACKAGES = ("alignmix-timm", "torch", "timm", "torchvision", "numpy", "datasets", "pillow")
+_WORDS = ("name", "weights")  # of a model or data, which may change where the hashes do not
 
 
 class Report:
@@ -30,7 +32,7 @@ class Report:
         subject = json.loads(json.dumps({"model": model, "data": data}))  # tuples are lists, as in the file
         found = {} if overwrite else read_evaluation(folder) or {}
         for name, now in subject.items() if found else ():
-            changed = [key for key in now if key != "name" and found[name].get(key) != now[key]]
+            changed = [key for key in now if key not in _WORDS and found[name].get(key) != now[key]]
             if changed:
                 differing = ", ".join(f"{key} {found[name].get(key)!r}, now {now[key]!r}" for key in changed[:2])
                 what = "another model" if name == "model" else "other data"
@@ -58,10 +60,12 @@ class Report:
         write_whole(self.folder / EVALUATION, json.dumps(self.content, indent=2, allow_nan=False) + "\n")
 
     def table(self) -> str:
-        """All results, a line each: label and value."""
+        """All results, a line each: label and value; an empty line between parts."""
         lines = lines_of(self.content)
-        widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
-        return "\n".join(f"{line.label:<{widths[0]}}  {line.value:>{widths[1]}}" for line in lines)
+        label, value = (max(len(getattr(line, column)) for line in lines) for column in ("label", "value"))
+        parts = itertools.groupby(lines, key=lambda line: line.part)
+        texts = ([f"{line.label:<{label}}  {line.value:>{value}}" for line in part] for _, part in parts)
+        return "\n\n".join(map("\n".join, texts))
 
 
 def metric_of(part: Part, key: str) -> Metric:
