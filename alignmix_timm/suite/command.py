@@ -160,7 +160,7 @@ def _run(part: Part, settings: dict[str, Any], context: Context, report: Report)
         except ImportError as error:
             context.say(f"No pictures of {part.name}: {error}")
             pictures = []
-        report.write(part, settings, values, pictures)
+        report.write(part, settings, values, part.details(measured, context), pictures)
     context.accelerator.wait_for_everyone()
 
 

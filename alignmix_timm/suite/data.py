@@ -80,6 +80,11 @@ class Data(NamedTuple):
         """The images as this model evaluates them."""
         return Images(self.rows, self.image, subject.mode, subject.transform)
 
+    def digests(self) -> list[bytes]:
+        """Of each image as it is stored: the same for copies of it."""
+        stored = (value for batch in self.rows.select_columns([self.image]).iter(_READ) for value in batch[self.image])
+        return [hashlib.sha256(_stored(value)).digest() for value in stored]
+
 
 def load_data(
     data: str,

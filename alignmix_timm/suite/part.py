@@ -52,6 +52,13 @@ class Part(ABC):
         None stands for a value that is not defined.
         """
 
+    def details(self, measured: dict[str, Tensor], context: Context) -> dict[str, Any]:
+        """What else belongs into ``evaluation.json``, as JSON: other data that were read, the points of a curve.
+
+        In the main process alone.
+        """
+        return {}
+
     def draw(self, measured: dict[str, Tensor], values: Values, context: Context, folder: Path) -> list[str]:
         """Draw pictures into a folder, in the main process alone, and return their names.
 
@@ -61,8 +68,21 @@ class Part(ABC):
         return []
 
 
-def needs_labels(name: str, context: Context, classes: int = 2) -> str | None:
-    """The obstacle of a part that needs labels, and a model of so many classes; None where there is none."""
+def needs_classes(name: str, context: Context, classes: int = 2) -> str | None:
+    """The obstacle of a part that needs a model of so many classes; None where there is none."""
     if context.subject.model.num_classes < classes:
         return f"{name} needs a model of at least {classes} classes, this one has {context.subject.model.num_classes}."
+    return None
+
+
+def needs_finite_logits(name: str, context: Context) -> str | None:
+    """The obstacle of a part that needs confidences; None where all images have one."""
+    broken = int((~context.logits.isfinite()).any(1).sum())
+    return f"{name} needs confidences, and {broken} images have NaN or infinite logits." if broken else None
+
+
+def needs_labels(name: str, context: Context, classes: int = 2) -> str | None:
+    """The obstacle of a part that needs labels, and a model of so many classes; None where there is none."""
+    if (few := needs_classes(name, context, classes)) is not None:
+        return few
     return f"{name} needs labels: {context.unlabelled}" if context.labels is None else None

@@ -43,13 +43,16 @@ class Report:
         """Whether the results of a part stand already, measured with the same settings."""
         return self.content["parts"].get(part.name, {}).get("settings") == json.loads(json.dumps(settings))
 
-    def write(self, part: Part, settings: dict[str, Any], values: Values, pictures: list[str]) -> None:
+    def write(
+        self, part: Part, settings: dict[str, Any], values: Values, details: dict[str, Any], pictures: list[str]
+    ) -> None:
         """Write the file with the results of a part."""
         metrics = {key: metric_of(part, key) for key in values}
         self.content["parts"][part.name] = {
             "settings": settings,
             "values": values,
             "metrics": {metric.key: metric._asdict() for metric in metrics.values()},
+            "details": details,
             "pictures": pictures,
             "versions": versions(_PACKAGES),
             "hardware": hardware(),
