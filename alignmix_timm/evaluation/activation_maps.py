@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Shares of the largest value in the maps of an image. Of the first, rounding in float32 takes 1e-6, and a hidden layer with
-# initial weights makes 1e-4 and more. The second is between batches of different size.
+# Shares of the largest value in the maps of an image. Of the first, rounding in float32 takes 1e-6, and a hidden layer
+# with initial weights makes 1e-4 and more. The second is between batches of different size.
 _TOLERANCE, _BATCH_TOLERANCE = 2e-5, 1e-3
 
 

@@ -16,7 +16,8 @@ def score_map(activation_map: Tensor, height: int, width: int) -> np.ndarray:
 
     Zeros if the map is constant, or has a value that is not finite.
     """
-    resized = F.interpolate(activation_map[None, None].double().cpu(), (height, width), mode="bicubic")[0, 0].numpy()
+    raised = activation_map.double().cpu() - activation_map.min().double().cpu()  # zeros, exactly, if it is constant
+    resized = F.interpolate(raised[None, None], (height, width), mode="bicubic")[0, 0].numpy()
     shifted = resized - resized.min()
     if not np.isfinite(shifted).all() or not shifted.any():
         return np.zeros_like(resized)

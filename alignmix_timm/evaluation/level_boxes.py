@@ -51,7 +51,7 @@ def _spans(heights: np.ndarray, levels: np.ndarray, count: int, diagonal: bool) 
     peaks = _peaks(heights, diagonal)
     flat = (peaks * count + levels).ravel()
     y, x = np.indices(levels.shape, dtype=np.int16).reshape(2, -1)
-    spans = np.full((4, (int(peaks.max()) + 1) * count), _NOWHERE, np.int16)
+    spans: np.ndarray = np.full((4, (int(peaks.max()) + 1) * count), _NOWHERE, np.int16)
     for span, place in zip(spans, (x, y, -x, -y), strict=True):
         np.minimum.at(span, flat, place)
     spans = spans.reshape(4, -1, count)
@@ -71,7 +71,8 @@ def _peaks(heights: np.ndarray, diagonal: bool) -> np.ndarray:
     height, width = heights.shape
     padded = np.pad(heights, 1, constant_values=-np.inf)
     places = np.arange(heights.size).reshape(heights.shape)
-    highest, upward = np.full_like(heights, -np.inf), np.empty_like(places)
+    highest: np.ndarray = np.full_like(heights, -np.inf)
+    upward: np.ndarray = np.empty_like(places)
     for y, x in itertools.product((-1, 0, 1), repeat=2):
         if diagonal or not (y and x):
             around = padded[1 + y : 1 + y + height, 1 + x : 1 + x + width]
