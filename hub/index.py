@@ -6,14 +6,14 @@ python hub/index.py --add quickstart/model NAME    # describe a saved model in N
 """
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from alignmix_timm.publishing.card import escaped
-from alignmix_timm.publishing.provenance import UNKNOWN, Provenance
+from alignmix_timm.publishing.evaluation import evaluation_of, sha256_of
+from alignmix_timm.publishing.provenance import UNKNOWN, Provenance, without_paths
 from alignmix_timm.publishing.save import CONFIG, PROVENANCE, WEIGHTS
 
 HUB = Path(__file__).parent
@@ -39,21 +39,21 @@ def main() -> None:
 def describe(folder: Path) -> dict[str, Any]:
     """An entry: what is in the folder of a model, with the hash of its weights. ``repository`` is filled in by hand."""
     config = json.loads((folder / CONFIG).read_text())
-    weights = (folder / WEIGHTS).read_bytes()
     return {
         "architecture": config["architecture"],
         "num_classes": config["num_classes"],
         "repository": None,
-        "bytes": len(weights),
-        "sha256": hashlib.sha256(weights).hexdigest(),
+        "bytes": (folder / WEIGHTS).stat().st_size,
+        "sha256": sha256_of(folder / WEIGHTS),
         "run": json.loads((folder / PROVENANCE).read_text())["run"],
+        "evaluation": without_paths(evaluation_of(folder)),
     }
 
 
 def table() -> str:
     """A row for each entry; a model that nobody can download is named as such."""
-    lines = ["| model | data | training images | evaluation images | top-1 % | ECE % | weights |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = ["| model | data | training images | evaluation images | top-1 % | ECE % | evaluated | weights |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
     for path in sorted(HUB.glob("*.json")):
         entry = json.loads(path.read_text())
         run = Provenance.from_dict(entry["run"])
@@ -63,9 +63,9 @@ def table() -> str:
         data = run.dataset
         rows = " | ".join(UNKNOWN if count is None else f"{count:,}" for count in (data.train_rows, data.eval_rows))
         top1, ece = (f"{run.results[name]:.1f}" for name in ("top1", "ece"))
-        lines.append(
-            f"| [{path.stem}](hub/{path.name}) | {escaped(data.name)} | {rows} | {top1} | {ece} | {link}{built} |"
-        )
+        parts = ", ".join((entry.get("evaluation") or {"parts": []})["parts"]) or "-"
+        name = f"[{path.stem}](hub/{path.name})"
+        lines.append(f"| {name} | {escaped(data.name)} | {rows} | {top1} | {ece} | {parts} | {link}{built} |")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import builtins
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from launcher import ROOT
 
 from alignmix_timm.publishing.card import BEGIN, END, card_data, make_card, merge_card
+from alignmix_timm.publishing.evaluation import evaluation_folder, sha256_of
 from alignmix_timm.publishing.provenance import Base, Dataset, Provenance, find_dataset
 from alignmix_timm.publishing.save import save_for_timm
 
@@ -61,6 +63,26 @@ def with_run(folder: Path, target: Path, run: Provenance | None, labels: list[st
     (target / "config.json").write_text(json.dumps(config | ({"label_names": labels} if labels else {})))
     (target / "provenance.json").write_text(json.dumps({"run": run and run.to_dict()}))
     return target
+
+
+def test_the_card_shows_results_of_these_weights_alone(folder: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(folder, model)
+    metric = {"key": "ece", "label": "ECE %", "better": "lower", "definition": "Mean of |a - b|."}
+    part = {"values": {"ece": 3.25, "noise/ece": None}, "metrics": {"ece": metric}}
+    content: dict[str, Any] = {"parts": {"calibration": part}}
+    content["data"] = {"name": "<b>flowers</b>", "split": "the split test", "rows": 7}
+    content["model"] = {"sha256": sha256_of(model / "model.safetensors")}
+    results = evaluation_folder(model) / "evaluation.json"
+    results.parent.mkdir()
+    results.write_text(json.dumps(content))
+    text = make_card(model, "alice/net").text
+    assert "on 7 images, the split test of &lt;b&gt;flowers&lt;/b&gt;:" in text
+    assert "| measure | value |\n|---|---|\n| ECE % | 3.25 |\n| noise: ECE % | - |\n" in text
+    assert text.count("- ECE %: Mean of \\|a - b\\|.") == 1
+    content["model"]["sha256"] = "0" * 64
+    results.write_text(json.dumps(content))
+    assert "## Evaluation" not in make_card(model, "alice/net").text
 
 
 def found(data: Any, path: str) -> list[Any]:

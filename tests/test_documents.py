@@ -171,13 +171,17 @@ def test_the_requirements_are_those_of_the_package() -> None:
 
 
 # What replaces the first of these that a command matches, and what is added at its end: later options count.
-PATHS = {"path/to/fashion_mnist": str(EMBEDDED), "--nproc-per-node 8": "--nproc-per-node 2", "USER/NAME": "alice/name"}
+PATHS = {
+    **{"path/to/fashion_mnist": str(EMBEDDED), "--nproc-per-node 8": "--nproc-per-node 2", "USER/NAME": "alice/name"},
+    "evaluate quickstart": "evaluate RUN_FOLDER",
+}
 SMALL = {
     r"decode\.yaml": "--epochs 1 --max-train-samples 64 --batch-size 32 --warmup-epochs 0",
     r"--embedding flatten": "--model test_resnet --epochs 1 --batch-size 16 --workers 0 --decoder-width 4",
     r"recipes/train\.py": "--model test_resnet --no-pretrained --epochs 1 --batch-size 16 --img-size 64 --workers 0",
     r"recipes/quickstart\.py": "--epochs 1 --train-size 128",
     r"(alignmix-timm|timm_train) train\.py": "--model test_resnet --epochs 1",
+    r"evaluate RUN_FOLDER": "--rows 20",
     r"hf auth login": f"--token {ALICE}",
 }
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .evaluation import evaluation_of, lines_of
 from .provenance import UNKNOWN, Provenance
 from .repo_id import is_name
 from .save import CONFIG, PROVENANCE
@@ -68,6 +69,7 @@ def make_card(folder: str | Path, repo_id: str, branch: str | None = None) -> Mo
         mixing=provenance and provenance.mixing and escaped(provenance.mixing),
         license=escaped(provenance.license if provenance else UNKNOWN),
         run=provenance and _run(provenance),
+        evaluation=_evaluation(Path(folder)),
     )
 
 
@@ -161,6 +163,22 @@ def _run(provenance: Provenance) -> dict[str, Any]:
         "versions": ", ".join(f"{escaped(name)} {escaped(number)}" for name, number in provenance.versions.items()),
         "command": provenance.command and escaped(provenance.command),
         "options": [(escaped(name), escaped(value)) for name, value in provenance.options.items()],
+    }
+
+
+def _evaluation(folder: Path) -> dict[str, Any] | None:
+    """What the template says about the results of ``alignmix-timm evaluate`` beside the folder, all text escaped."""
+    content = evaluation_of(folder)
+    if content is None:
+        return None
+    data, lines = content["data"], lines_of(content)
+    definitions = {line.label.rpartition(": ")[2]: line.definition for line in lines}
+    return {
+        "data": escaped(data["name"]),
+        "split": escaped(data["split"]),
+        "rows": data["rows"],
+        "lines": [(escaped(line.label), line.value) for line in lines],
+        "definitions": [(escaped(label), escaped(definition)) for label, definition in definitions.items()],
     }
 
 

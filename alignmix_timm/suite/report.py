@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluation.metric import Metric
-from ..publishing.evaluation import EVALUATION, read_evaluation
+from ..publishing.evaluation import EVALUATION, lines_of, read_evaluation
 from ..publishing.provenance import hardware, versions
 from ..training.durable import write_whole
 from .part import Part, Values
@@ -55,21 +55,12 @@ class Report:
         write_whole(self.folder / EVALUATION, json.dumps(self.content, indent=2, allow_nan=False) + "\n")
 
     def table(self) -> str:
-        """All results, a line each: label and value; values of a set come after its name."""
-        lines = []
-        for part in self.content["parts"].values():
-            for key, value in part["values"].items():
-                group, _, name = key.rpartition("/")
-                label = part["metrics"][name]["label"]
-                lines.append((f"{group}: {label}" if group else label, _number(value)))
+        """All results, a line each: label and value."""
+        lines = lines_of(self.content)
         widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
-        return "\n".join(f"{label:<{widths[0]}}  {value:>{widths[1]}}" for label, value in lines)
+        return "\n".join(f"{line.label:<{widths[0]}}  {line.value:>{widths[1]}}" for line in lines)
 
 
 def metric_of(part: Part, key: str) -> Metric:
     """The metric of a key, which may begin with the name of a set."""
     return next(metric for metric in part.metrics if metric.key == key.rpartition("/")[2])
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}" if 0 < abs(value) < 1 else f"{value:.2f}"

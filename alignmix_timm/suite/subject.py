@@ -15,6 +15,7 @@ from torchvision import transforms
 
 from ..points import built_for
 from ..points.weights import trained_model
+from ..publishing.evaluation import sha256_of
 from ..publishing.load_plain import reads_folders
 from ..publishing.save import CONFIG, PROVENANCE, WEIGHTS, load_for_timm
 from ..training.data.transforms import eval_transform
@@ -145,10 +146,10 @@ def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]
 def _origin(name: str, folder: Path | None, weights: Path | None, net: Any) -> dict[str, Any]:
     """Which weights these are, in words, and what identifies them."""
     if weights is not None:
-        return {"weights": weights.name, "sha256": _sha256(weights)}
+        return {"weights": weights.name, "sha256": sha256_of(weights)}
     if folder is not None:
         file = folder / WEIGHTS
-        digest = _sha256(file) if file.is_file() else _sha256_of_tensors(net)
+        digest = sha256_of(file) if file.is_file() else _sha256_of_tensors(net)
         return {"weights": _trained(folder) or file.name, "sha256": digest}
     if name.startswith("hf-hub:"):
         repo_id, _, revision = name.removeprefix("hf-hub:").partition("@")
@@ -174,14 +175,6 @@ def _run_of(folder: Path | None) -> Path | None:
     """The folder of the run whose ``model/`` this is."""
     run = None if folder is None else folder.resolve().parent
     return run if run and (run / "config.yaml").is_file() and (run / "metrics.jsonl").is_file() else None
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _sha256_of_tensors(net: nn.Module) -> str:
