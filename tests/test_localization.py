@@ -143,8 +143,10 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 
 def test_the_files_of_wsolevaluation_are_read(tmp_path: Path) -> None:
-    first, second = read_box_files(write(tmp_path, FILES), tmp_path / "photos")
-    assert (first.path, first.label, first.size) == (tmp_path / "photos" / "a/1, left.jpg", 0, (20, 10))
+    found = read_box_files(write(tmp_path, FILES))
+    assert list(found) == ["a/1, left.jpg", "b/2.jpg"]
+    first, second = found.values()
+    assert (first.label, first.size) == (0, (20, 10))
     assert first.boxes.tolist() == [[1, 2, 9, 8], [10, 0, 20, 10]]
     assert (second.label, second.size, second.boxes.tolist()) == (1, (8, 8), [[0, 0, 8, 8]])
 
@@ -162,7 +164,7 @@ def test_the_files_of_wsolevaluation_are_read(tmp_path: Path) -> None:
 )
 def test_files_that_do_not_fit_are_named(tmp_path: Path, name: str, text: str, words: str) -> None:
     with pytest.raises(ValueError, match=words) as error:
-        read_box_files(write(tmp_path, FILES | {name: text}), tmp_path)
+        read_box_files(write(tmp_path, FILES | {name: text}))
     assert name in str(error.value)
 
 
@@ -170,4 +172,4 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     write(tmp_path, FILES)
     (tmp_path / "image_sizes.txt").unlink()
     with pytest.raises(ValueError, match=r"image_sizes\.txt cannot be read"):
-        read_box_files(tmp_path, tmp_path)
+        read_box_files(tmp_path)

@@ -15,42 +15,40 @@ from .boxes import check_boxes
 
 
 class BoxedImage(NamedTuple):
-    """An image file, the index of its class, its (width, height), and boxes (x0, y0, x1, y1) in its pixels, [G, 4]."""
+    """The index of an image's class, its (width, height), and boxes (x0, y0, x1, y1) in its pixels, [G, 4]."""
 
-    path: Path
     label: int
     size: tuple[int, int]
     boxes: np.ndarray
 
 
-def read_box_files(metadata: Path, images: Path) -> list[BoxedImage]:
-    """The images of a split, in the order of its ``image_ids.txt``.
+def read_box_files(folder: Path) -> dict[str, BoxedImage]:
+    """The images of a split by their paths, in the order of its ``image_ids.txt``.
 
     Args:
-        metadata: Folder of the four files.
-        images: Folder that the paths in them start from.
+        folder: Of the four files.
 
     Raises:
         ValueError: a file is missing or has a line of another kind, an image has no class, size or box, or a box that
             is not in the image; says which.
     """
-    names = [line for _, line in _lines(metadata / "image_ids.txt")]
+    names = [line for _, line in _lines(folder / "image_ids.txt")]
     if not names:
-        raise ValueError(f"{metadata / 'image_ids.txt'} lists no images.")
-    labels = {name: values[0] for name, values in _values(metadata / "class_labels.txt", 1)}
-    sizes = dict(_values(metadata / "image_sizes.txt", 2))
+        raise ValueError(f"{folder / 'image_ids.txt'} lists no images.")
+    labels = {name: values[0] for name, values in _values(folder / "class_labels.txt", 1)}
+    sizes = dict(_values(folder / "image_sizes.txt", 2))
     boxes: dict[str, list[list[float]]] = {}
-    for name, values in _values(metadata / "localization.txt", 4):
+    for name, values in _values(folder / "localization.txt", 4):
         boxes.setdefault(name, []).append(values)
     for file, known in (("class_labels.txt", labels), ("image_sizes.txt", sizes), ("localization.txt", boxes)):
         if missing := [name for name in names if name not in known]:
-            raise ValueError(f"{metadata / file} must have a line for each image, and has none for {missing[0]}.")
-    found = []
+            raise ValueError(f"{folder / file} must have a line for each image, and has none for {missing[0]}.")
+    found = {}
     for name in names:
         width, height = map(int, sizes[name])
         truth = np.array(boxes[name])
-        check_boxes(truth, width, height, f"{metadata / 'localization.txt'} for {name}")
-        found.append(BoxedImage(images / name, int(labels[name]), (width, height), truth))
+        check_boxes(truth, width, height, f"{folder / 'localization.txt'} for {name}")
+        found[name] = BoxedImage(int(labels[name]), (width, height), truth)
     return found
 
 

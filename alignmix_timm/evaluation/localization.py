@@ -26,7 +26,8 @@ METRICS = (
         "gt_known_loc",
         "GT-known Loc %",
         "higher",
-        "As Top-1 Loc, with the map of the true class, whatever is predicted, in percent.",
+        "As Top-1 Loc, with the map of the true class, whatever is predicted, in percent. Of data without labels, with "
+        "the map of the predicted class.",
     ),
     Metric(
         "max_box_acc_v2",
@@ -41,7 +42,8 @@ METRICS = (
             "higher",
             f"Share of images for which the box of any contour has an IoU of at least {overlap} with a true one, in "
             f"percent, at the threshold between 0 and 1, one for all images, where this share is the largest. Of the "
-            f"{_MAP}, of the true class. {_SIZED} The threshold is chosen on these images.",
+            f"{_MAP}, of the true class, or of the predicted class if the data have no labels. {_SIZED} The threshold "
+            "is chosen on these images.",
         )
         for overlap in OVERLAPS
     ),
@@ -73,22 +75,22 @@ def overlap(scores: np.ndarray, truth: np.ndarray) -> Overlap:
     return Overlap(float(intersection_over_union(largest_box(scores, THRESHOLD), truth).max()), best.max(0))
 
 
-def localization(correct: np.ndarray, largest: np.ndarray, by_level: np.ndarray) -> dict[str, float]:
+def localization(correct: np.ndarray | None, largest: np.ndarray, by_level: np.ndarray) -> dict[str, float | None]:
     """The values of :data:`METRICS`, in percent.
 
     Thresholds 0, 0.001, ..., 0.999 of a map of bytes are those from 0 to 254 of 255.
 
     Args:
-        correct: Whether the class of each image is predicted, [N].
-        largest, by_level: The :class:`Overlap` of the map of its true class, [N] and [N, 255].
+        correct: Whether the class of each image is predicted, [N]; None where it is not known, nor Top-1 Loc then.
+        largest, by_level: The :class:`Overlap` of the map of its class, [N] and [N, 255].
 
     Raises:
         ValueError: no images.
     """
-    if not len(correct):
+    if not len(largest):
         raise ValueError("localization needs at least one image, got none.")
     found = largest >= 0.5
-    values = {"top1_loc": 100 * float((found & correct).mean()), "gt_known_loc": 100 * float(found.mean())}
+    top1 = None if correct is None else 100 * float((found & correct).mean())
     best = [100 * float((by_level >= least).mean(0).max()) for least in OVERLAPS]
     sized = {f"max_box_acc_v2_{100 * least:.0f}": value for least, value in zip(OVERLAPS, best, strict=True)}
-    return {**values, "max_box_acc_v2": sum(best) / len(best), **sized}
+    return {"top1_loc": top1, "gt_known_loc": 100 * float(found.mean()), "max_box_acc_v2": sum(best) / 3, **sized}

@@ -2,9 +2,11 @@
 
 from .accuracy import Accuracy
 from .calibration import Calibration
+from .localization import Localization
 from .part import Part
 
 PARTS: tuple[Part, ...] = (
     Accuracy(),
     Calibration(),
+    Localization(),
 )
