@@ -181,7 +181,7 @@ SMALL = {
     r"recipes/train\.py": "--model test_resnet --no-pretrained --epochs 1 --batch-size 16 --img-size 64 --workers 0",
     r"recipes/quickstart\.py": "--epochs 1 --train-size 128",
     r"(alignmix-timm|timm_train) train\.py": "--model test_resnet --epochs 1",
-    r"evaluate RUN_FOLDER": "--rows 20",
+    r"alignmix-timm evaluate": "--rows 20",
     r"hf auth login": f"--token {ALICE}",
 }
 

@@ -15,10 +15,11 @@ from launcher import launcher
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor
-from training import finish, kill_when
+from training import command, finish, kill_when
 
 from alignmix_timm.publishing.save import save_for_timm
-from alignmix_timm.suite.command import main
+from alignmix_timm.suite import command as suite
+from alignmix_timm.suite.context import full_precision
 from alignmix_timm.suite.labels import class_indices
 from alignmix_timm.suite.subject import load_subject
 
@@ -65,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def evaluate(*arguments: Any) -> dict[str, Any]:
-    return main([*map(str, arguments), "--workers", "0"])
+    return suite.main([*map(str, arguments), "--workers", "0"])
 
 
 def values(content: dict[str, Any]) -> dict[str, float]:
@@ -166,13 +167,15 @@ def test_labels_without_a_class_of_the_model(labels: list, kind: Any, names: Any
         class_indices(table, "label", names, 3)
 
 
-def test_nan_logits_are_wrong_and_said(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nan_logits_are_wrong_and_said(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suite, "PARTS", [part for part in suite.PARTS if part.name in ("accuracy", "calibration")])
     broken = save_model(tmp_path / "model", bias=float("nan"))
-    content = evaluate(broken, "--data", data)
-    assert values(content) == {"top1_error": 100, "nan_logits": 100}
+    assert values(evaluate(broken, "--data", data)) == {"top1_error": 100, "nan_logits": 100}
     said = capsys.readouterr().out
     assert "The logits of 11 of 11 images are NaN." in said
-    assert "Left out: calibration needs confidences, and 11 images have NaN logits." in said
+    assert "Left out: calibration needs confidences, and 11 images have NaN" in said
     assert "calibration needs confidences" in refused(capsys, broken, "--data", data, "--suite", "calibration")
 
 
@@ -184,8 +187,7 @@ def test_nan_logits_are_wrong_and_said(data: Path, tmp_path: Path, capsys: pytes
         (["--split", "nowhere"], "cannot load split 'nowhere'"),
         (["--label-column", "name"], "label_column must be one of the columns ['image', 'label'], got name"),
         (["--out", "FILE"], "out must be a folder that can be written, got"),
-        (["--split", "strange", "--suite", "accuracy"], "classes that the model does not have: 'dog'"),
-        (["--split", "strange"], "accuracy needs labels: "),
+        (["--split", "strange", "--suite", "accuracy"], "accuracy needs labels: 'label' has 1 of 2 classes that"),
         (["--weights", "nowhere"], "weights must be a file, got nowhere, which does not exist"),
     ],
 )
@@ -215,8 +217,32 @@ def test_an_empty_split(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_a_model_of_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     single = save_model(tmp_path / "model", ["ant"])
     folder = save_data(tmp_path / "data", test=rows(2, ["ant"]))
-    said = refused(capsys, single, "--data", folder)
+    said = refused(capsys, single, "--data", folder, "--suite", "accuracy", "calibration")
     assert "accuracy needs a model of at least 2 classes, this one has 1." in said
+
+
+def test_data_without_labels(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_data(tmp_path / "data", test=rows(2).remove_columns("label"))
+    said = refused(capsys, model, "--data", folder, "--out", tmp_path / "out", "--suite", "accuracy")
+    assert "accuracy needs labels: none of the columns ['image'] holds any: pass --label-column." in said
+
+
+def test_an_image_that_cannot_be_read(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = rows(2).cast_column("image", datasets.Image(decode=False))
+    broken = whole.map(lambda row, number: {"image": {"bytes": b"no image"}} if number else row, with_indices=True)
+    folder = save_data(tmp_path / "data", test=broken.cast_column("image", datasets.Image()))
+    said = refused(capsys, model, "--data", folder, "--out", tmp_path / "out")
+    assert said.endswith("the image of row 1 cannot be read: cannot identify image file. Take it out of the data.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_precision_is_full_and_put_back() -> None:
+    own: Any = torch.backends
+    switches = (own.cuda.matmul, own.mkldnn.matmul, own.cudnn.conv, own.mkldnn.conv)
+    before = [switch.fp32_precision for switch in switches]
+    with full_precision():
+        assert {switch.fp32_precision for switch in switches} == {"ieee"}
+    assert [switch.fp32_precision for switch in switches] == before
 
 
 def run_command(model: Path, data: Path, out: Path, processes: int = 1) -> list[str]:
@@ -257,6 +283,24 @@ def test_a_killed_evaluation_goes_on_with_the_next_part(model: Path, data: Path,
 
 
 @pytest.mark.slow
+def test_a_run_is_measured_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
+    data, run = save_data(tmp_path / "data", train=rows(60)), tmp_path / "run"
+    finish(command(data, run, workers=0, epochs=1, val_fraction=0.25, seed=3))
+    content = evaluate(run, "--data", data, "--suite", "accuracy")
+    trained = json.loads((run / "model" / "provenance.json").read_text())["run"]
+    assert content["data"] | {"sha256": None} == {
+        **{"name": "data", "config": None, "revision": None, "sha256": None, "labels": "label, by name"},
+        **{"split": "held-out rows of the split train", "rows": 15},
+    }
+    assert values(content)["top1_error"] == pytest.approx(100 - trained["results"]["top1"])
+    assert content["model"]["weights"] == "EMA weights of the best evaluation, after optimizer step 1 of 1"
+    assert (run / "model-evaluation" / "evaluation.json").is_file()
+    whole = save_data(tmp_path / "others", train=rows(7))
+    again = evaluate(run, "--data", whole, "--out", tmp_path / "whole", "--suite", "accuracy")
+    assert (again["data"]["split"], again["data"]["rows"]) == ("the split train", 7)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224"])
 def test_families(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -264,7 +308,8 @@ def test_families(name: str, tmp_path: Path) -> None:
     torch.save(net.state_dict(), tmp_path / "weights.pt")
     numbers = rows(4, [str(number) for number in range(7)])
     data = save_data(tmp_path / "data", test=numbers)
-    content = evaluate(name, "--weights", tmp_path / "weights.pt", "--data", data, "--out", tmp_path / "out")
+    line = [name, "--weights", tmp_path / "weights.pt", "--data", data, "--out", tmp_path / "out"]
+    content = evaluate(*line, "--suite", "accuracy", "calibration")
     config = resolve_model_data_config(net)
     with torch.no_grad():
         images = torch.stack([create_transform(**config)(image) for image in numbers["image"]])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from test_folders import draw
@@ -158,3 +159,15 @@ def test_brackets_in_a_path(tmp_path: Path) -> None:
         assert len(load_splits(TrainConfig(data=str(tmp_path / folder), val_fraction=0.5)).train) == 1
     with pytest.raises(ValueError, match=r"data must be a path without brackets.* Rename the folder, or link to it"):
         load_splits(TrainConfig(data=str(tmp_path / "a[1]")))
+
+
+def test_two_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    names = ["crane", "tench", "crane"]
+    table([0, 2, 1], datasets.ClassLabel(names=["crane", "tench", "other"])).to_parquet(tmp_path / "other.parquet")
+    written = pq.read_table(tmp_path / "other.parquet")
+    stated = written.schema.metadata[b"huggingface"].replace(b"other", b"crane")  # as older versions let pass
+    pq.write_table(written.replace_schema_metadata({b"huggingface": stated}), tmp_path / "train.parquet")
+    (tmp_path / "other.parquet").unlink()
+    splits = load_splits(TrainConfig(data=str(tmp_path), val_fraction=0.4))
+    assert splits.names == ["crane (0)", "tench", "crane (2)"]
+    assert sorted(names[label] for part in (splits.train, splits.test) for label in part["label"]) == sorted(names)

@@ -54,7 +54,11 @@ def test_an_entry_is_made_from_the_folder_of_a_model(tmp_path: Path) -> None:
     entry = INDEX["describe"](folder)
     assert entry["bytes"] == (folder / "model.safetensors").stat().st_size
     assert entry["run"] == json.loads(ENTRIES[0].read_text())["run"]
-    assert entry["repository"] is None
+    assert (entry["repository"], entry["evaluation"]) == (None, None)
+    results = {"model": {"sha256": entry["sha256"]}, "data": {"name": "/home/somebody/data"}, "parts": {"ood": {}}}
+    (tmp_path / "model-evaluation").mkdir()
+    (tmp_path / "model-evaluation" / "evaluation.json").write_text(json.dumps(results))
+    assert INDEX["describe"](folder)["evaluation"] == {**results, "data": {"name": "data"}}
 
 
 @pytest.mark.slow

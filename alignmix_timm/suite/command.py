@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """The command.
 
     Returns:
-        The content of ``evaluation.json``.
+        The content of ``evaluation.json``, in the main process.
 
     Raises:
         SystemExit: with a sentence, where it cannot be done.
@@ -77,7 +77,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         for part in _todo(chosen, settings, report, context):
             context.say(f"{part.name}: {part.help}")
             _run(part, settings[part.name], context, report)
-    context.say(f"\n{report.table()}\n\n{folder / EVALUATION}")
+    if accelerator.is_main_process:  # which alone has the results
+        context.say(f"\n{report.table()}\n\n{folder / EVALUATION}")
     return report.content
 
 
@@ -194,8 +195,12 @@ def _count(text: str) -> int:
 def _parser() -> OneLineParser:
     width = max(len(part.name) for part in PARTS)
     parts = "\n".join(f"    {part.name:<{width}}  {part.help}" for part in PARTS)
-    parser = OneLineParser(_DESCRIPTION + parts, prog="alignmix-timm evaluate")
-    parser.add_argument("model", help="folder of a run or saved for timm, hf-hub:USER/NAME, or a name of timm")
+    parser = OneLineParser(
+        _DESCRIPTION + parts, prog="alignmix-timm evaluate", usage="%(prog)s MODEL --data DATA [OPTION ...]"
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder of a run or saved for timm, hf-hub:USER/NAME, or a name of timm"
+    )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="default: those that the model comes with")
     names = [part.name for part in PARTS]
     parser.add_argument("--suite", nargs="+", choices=names, metavar="PART", help="default: all that can be measured")
@@ -217,7 +222,7 @@ def _parser() -> OneLineParser:
     run.add_argument("--batch-size", type=_positive, default=64, help="images at once in each process; default 64")
     run.add_argument("--workers", type=_count, help="data workers of each process; default its share of the CPU cores")
     for part in PARTS:
-        part.add_options(parser.add_argument_group(part.name, part.help))
+        part.add_options(parser.add_argument_group(part.name))
     return parser
 
 

@@ -121,15 +121,15 @@ class Context:
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
-    """Without TF32, in which the logits of GPUs differ from those of CPUs in the third digit."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before, precision = [backend.allow_tf32 for backend in backends], torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    for backend in backends:
-        backend.allow_tf32 = False
+    """Matrix products and convolutions in true fp32: in TF32 the logits of GPUs differ in the third digit."""
+    own: Any = torch.backends
+    switches = (own.cuda.matmul, own.mkldnn.matmul, own.cudnn.conv, own.mkldnn.conv)
+    saved = [switch.fp32_precision for switch in switches]
     try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        for switch, precision in zip(switches, saved, strict=True):
+            inherited = precision == own.fp32_precision
+            switch.fp32_precision = "none" if inherited else precision

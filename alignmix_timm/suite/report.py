@@ -11,6 +11,7 @@ from ..training.durable import write_whole
 from .part import Part, Values
 
 _PACKAGES = ("alignmix-timm", "torch", "timm", "torchvision", "numpy", "datasets", "pillow")
+_WORDS = ("name", "weights")  # of a model or data, which may change where the hashes do not
 
 
 class Report:
@@ -30,7 +31,7 @@ class Report:
         subject = json.loads(json.dumps({"model": model, "data": data}))  # tuples are lists, as in the file
         found = {} if overwrite else read_evaluation(folder) or {}
         for name, now in subject.items() if found else ():
-            changed = [key for key in now if key != "name" and found[name].get(key) != now[key]]
+            changed = [key for key in now if key not in _WORDS and found[name].get(key) != now[key]]
             if changed:
                 differing = ", ".join(f"{key} {found[name].get(key)!r}, now {now[key]!r}" for key in changed[:2])
                 what = "another model" if name == "model" else "other data"
