@@ -1,7 +1,7 @@
 """Make a dataset for localization: garments at random places and sizes on photos, with classes and exact boxes.
 
     python recipes/make_garments.py garments --photos path/to/photos
-    alignmix-timm train --data garments --model resnet18 --image-size 96
+    alignmix-timm train --data garments --model resnet18 --img-size 96
     alignmix-timm evaluate output --data garments --localization-boxes boxes
 
 OUT is a dataset of Hugging Face with the splits train and test and the columns image, label and boxes: the corners
@@ -27,6 +27,7 @@ from alignmix_timm.suite.data import Images, load_data
 FASHION_MNIST = Path(__file__).parent / "data" / "fashion_mnist"
 SILHOUETTE = 32  # of 255: a garment is where it is brighter
 LEAST, MOST = 0.3, 0.7  # side of a garment as a share of that of the image
+TRIES = 20  # to find a place beside other garments
 IN_TEST = 4  # every fourth photo
 
 
@@ -91,13 +92,12 @@ def _images(
     garments: datasets.Dataset, photos: list[Image.Image] | None, count: int, size: int, most: int, rng: Any
 ) -> Iterator[dict[str, Any]]:
     labels = np.array(garments["label"])
-    pixels = [np.asarray(image.convert("L")) for image in garments["image"]]
     for _ in range(count):
         image = crop(photos[rng.integers(len(photos))], size, rng) if photos else noise(size, rng)
         label = int(rng.integers(labels.max() + 1))
         boxes: list[list[int]] = []
         for row in rng.choice(np.flatnonzero(labels == label), rng.integers(1, most + 1)):
-            put(image, pixels[row], boxes, rng)
+            put(image, np.asarray(garments[int(row)]["image"].convert("L")), boxes, rng)
         yield {"image": Image.fromarray(image), "label": label, "boxes": boxes}
 
 
@@ -119,21 +119,25 @@ def noise(size: int, rng: Any) -> np.ndarray:
 
 
 def put(image: np.ndarray, garment: np.ndarray, boxes: list[list[int]], rng: Any) -> None:
-    """Put a garment [28, 28] into an image [S, S, 3], and its box to the others; neither, if it would touch another."""
-    size = len(image)
-    side = int(rng.integers(round(LEAST * size), round(MOST * size) + 1))
+    """Put a garment [28, 28] into an image [S, S, 3], and its box to the others; neither, if it finds no free place."""
+    for _ in range(TRIES):
+        levels, inside = resized(garment, int(rng.integers(round(LEAST * len(image)), round(MOST * len(image)) + 1)))
+        height, width = inside.shape
+        y, x = (int(rng.integers(len(image) - length + 1)) for length in (height, width))
+        if not any(x <= x1 and x0 <= x + width and y <= y1 and y0 <= y + height for x0, y0, x1, y1 in boxes):
+            color = rng.uniform(0.3, 1, 3)
+            image[y : y + height, x : x + width][inside] = (levels[..., None] * color)[inside]
+            boxes.append([x, y, x + width, y + height])
+            return
+
+
+def resized(garment: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Its grey levels at another size, and where it is; cut to where it is."""
     levels = np.array(Image.fromarray(garment).resize((side, side), Image.Resampling.BICUBIC))
     inside = levels > SILHOUETTE
     rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     shape = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    levels, inside = levels[shape], inside[shape]
-    height, width = inside.shape
-    y, x = int(rng.integers(size - height + 1)), int(rng.integers(size - width + 1))
-    color = rng.uniform(0.3, 1, 3)
-    if any(x <= x1 and x0 <= x + width and y <= y1 and y0 <= y + height for x0, y0, x1, y1 in boxes):
-        return
-    image[y : y + height, x : x + width][inside] = (levels[..., None] * color)[inside]
-    boxes.append([x, y, x + width, y + height])
+    return levels[shape], inside[shape]
 
 
 if __name__ == "__main__":
