@@ -94,13 +94,11 @@ def test_a_column_of_boxes(
     model: Path, data: Path, expected: dict[str, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    boxes = ("--localization-boxes", "boxes")
-    assert localized(model, data, out, *boxes, "--batch-size", 2) == pytest.approx(expected)
+    nested = ("--localization-boxes", "objects.bbox", "--localization-box-format", "xywh", "--batch-size", 2)
+    assert localized(model, data, out, *nested) == pytest.approx(expected)
     assert 0 < expected["gt_known_loc"] < 100 or 0 < expected["max_box_acc_v2"] < 100
     assert Image.open(out / "localization.png").width > 1000
     assert "GT-known Loc %" in capsys.readouterr().out
-    nested = ("--localization-boxes", "objects.bbox", "--localization-box-format", "xywh")
-    assert localized(model, data, out, *nested, "--batch-size", 7) == pytest.approx(expected)
 
 
 def write_files(folder: Path, names: list[str], labels: list[int]) -> Path:
@@ -149,7 +147,8 @@ def test_boxes_in_the_files_of_wsolevaluation(
     assert "image_ids.txt must have paths of images of the data" in refused(capsys, *arguments, other)
     shifted = write_files(tmp_path / "shifted", names[1:], [row % 3 for row in range(1, 7)])
     assert "image_sizes.txt must have the sizes of the images" in refused(capsys, *arguments, shifted)
-    assert "image_ids.txt cannot be read" in refused(capsys, *arguments, tmp_path / "nowhere")
+    (listed / "class_labels.txt").unlink()
+    assert "class_labels.txt cannot be read" in refused(capsys, *arguments, listed)
     assert not (tmp_path / "no").exists()
 
 

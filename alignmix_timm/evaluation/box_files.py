@@ -13,6 +13,8 @@ import numpy as np
 
 from .boxes import check_boxes
 
+FILES = ("image_ids.txt", "class_labels.txt", "image_sizes.txt", "localization.txt")
+
 
 class BoxedImage(NamedTuple):
     """The index of an image's class, its (width, height), and boxes (x0, y0, x1, y1) in its pixels, [G, 4]."""
@@ -58,8 +60,8 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{file} cannot be read: {error}. It is one of image_ids.txt, class_labels.txt, image_sizes.txt and "
-            "localization.txt of wsolevaluation's metadata/CUB/test."
+            f"{file} cannot be read: {error}. The folder must have {', '.join(FILES)}, as metadata/CUB/test of "
+            "wsolevaluation has."
         ) from error
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():

@@ -1,6 +1,7 @@
 """The part ``localization``: boxes from class activation maps against boxes around the objects."""
 
 import argparse
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.data import Subset
 from torchvision import transforms
 
 from ..evaluation.activation_maps import activation_maps
+from ..evaluation.box_files import FILES, read_box_files
 from ..evaluation.boxes import largest_box, score_map
 from ..evaluation.localization import METRICS, THRESHOLD, localization, overlap
 from ..evaluation.localization_figure import Located, draw_localization
@@ -53,12 +55,14 @@ class Localization(Part):
         return {
             "boxes": column,
             "box_format": options.localization_box_format if column else None,
-            "box_files": None if files is None else str(files),
+            "box_files": None if files is None else _sha256(files),
         }
 
     def obstacle(self, context: Context) -> str | None:
         if context.options.localization_boxes is None and context.options.localization_box_files is None:
             return f"{self.name} needs boxes: pass --localization-boxes COLUMN or --localization-box-files FOLDER."
+        if context.subject.model.num_classes < 2:
+            return f"{self.name} needs a model of at least 2 classes, this one has a single one."
         try:
             check_columns(context)
             _maps(context, _whole_images(context)[0][None].to(context.device))
@@ -123,6 +127,12 @@ class Localization(Part):
         title = f"From the best to the worst of {len(measured['row'])} images, in equal steps"
         save_figure(draw_localization(shown, title), folder / _PICTURE)
         return [_PICTURE]
+
+
+def _sha256(folder: Path) -> str:
+    """Of the files with boxes."""
+    read_box_files(folder)  # or say what is wrong with them
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in FILES)).hexdigest()
 
 
 def _whole_images(context: Context) -> Images:
