@@ -89,10 +89,13 @@ class Localization(Part):
                 "by_level": torch.from_numpy(np.stack([each.by_level for each in found])),
                 "predicted": predicted,
                 "class": classes,
+                "broken": logits.isnan().any(1),
                 "correct": (predicted == classes) & ~logits.isnan().any(1),
             }
 
         measured = context.over(Subset(images, truth.rows), of_batch, self.name)
+        if broken := int(measured["broken"].sum()):
+            context.say(f"The logits of {broken} of {len(truth.rows)} images are NaN: their maps are empty.")
         if known is None:
             del measured["correct"]
         return {**measured, "row": torch.tensor(truth.rows), "truth": truth.padded()}
