@@ -17,6 +17,7 @@ from alignmix_timm.evaluation.boxes import (
     score_map,
 )
 from alignmix_timm.evaluation.level_boxes import level_boxes
+from alignmix_timm.points.box_column import BoxColumn
 
 
 def random_scores(cells: int, height: int, width: int, seed: int) -> np.ndarray:
@@ -165,6 +166,20 @@ def test_boxes_to_the_edges_are_good_and_no_box_is_not() -> None:
     check_boxes(np.array([[0.0, 0, 20, 10], [1, 1, 21, 11]]), 20, 10, "row 0")  # the second counts pixels from 1
     with pytest.raises(ValueError, match="must have a box, got none in row 3"):
         check_boxes(np.zeros((0, 4)), 20, 10, "row 3")
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "expected"),
+    [
+        ("bbox", {"bbox": [1, 2, 3, 4]}, [[1, 2, 4, 6]]),  # a single box, as it is
+        ("bbox", {"bbox": [[1, 2, 3, 4], [0, 0, 9, 5]]}, [[1, 2, 4, 6], [0, 0, 9, 5]]),
+        ("bbox", {"bbox": None}, []),
+        ("objects.bbox", {"objects": {"bbox": [[1, 2, 3, 4]]}}, [[1, 2, 4, 6]]),
+        ("objects.bbox", {"objects": [{"bbox": [1, 2, 3, 4]}, {"bbox": [0, 0, 9, 5]}]}, [[1, 2, 4, 6], [0, 0, 9, 5]]),
+    ],
+)
+def test_boxes_of_a_row_however_they_are_stored(name: str, example: dict, expected: list) -> None:
+    assert BoxColumn(name, "xywh").read(example, 20, 10, 0).tolist() == expected
 
 
 @pytest.mark.slow
