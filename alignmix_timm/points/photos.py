@@ -1,8 +1,7 @@
 """Photos as input of a model, and boxes around the objects in them: from files and from datasets of Hugging Face."""
 
-import math
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -10,7 +9,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-BoxFormat = Literal["xyxy", "xywh"]
+from .box_column import BoxColumn, BoxFormat
+
 _IMAGES = ("image", "img", "photo", "pixel_values")
 
 
@@ -76,9 +76,7 @@ class PhotoData:
         data: Name on the Hub, or a folder: of parquet files, of images, or of ``save_to_disk``.
         split: Name of the split.
         image_column: None is the first column of images.
-        boxes: Column of boxes in pixels of the upright image, ``[[x0, y0, x1, y1], ...]`` in each row, or within a
-            column: ``objects.bbox``. None: photos have no boxes.
-        box_format: ``xywh`` for boxes of corner, width and height, as in COCO.
+        boxes, box_format: Of a :class:`BoxColumn`; None: photos have no boxes.
 
     Raises:
         ValueError: the data cannot be loaded, or have no such split or column.
@@ -92,15 +90,15 @@ class PhotoData:
         boxes: str | None = None,
         box_format: BoxFormat = "xyxy",
     ) -> None:
-        self.boxes, self.box_format = boxes, box_format
+        self.boxes = None if boxes is None else BoxColumn(boxes, box_format)
         rows = _load(data, split)
         columns = list(rows.features)
         typed = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
         image = image_column or next((name for name in (*typed, *_IMAGES) if name in columns), None)
         if image is None or image not in columns:
             raise ValueError(f"image_column must be one of the columns {columns}, got {image!r}.")
-        if boxes is not None and boxes.partition(".")[0] not in columns:
-            raise ValueError(f"boxes must be one of the columns {columns}, or a field of one, got {boxes!r}.")
+        if self.boxes is not None:
+            self.boxes.check(columns)
         self.image = image
         try:
             self.rows = rows.cast_column(image, datasets.Image())
@@ -120,43 +118,7 @@ class PhotoData:
             raise ValueError(f"row {row} has no image.")
         if self.boxes is None:
             return Photo(image, torch.zeros(0, 4, dtype=torch.float64))
-        return Photo(image, self._boxes(example, image, row))
-
-    def _boxes(self, example: dict[str, Any], image: Image.Image, row: int) -> Tensor:
-        assert self.boxes is not None
-        values = example
-        for name in self.boxes.split("."):
-            try:
-                values = [value[name] for value in values] if isinstance(values, list) else values[name]
-            except (KeyError, TypeError, IndexError) as error:
-                raise ValueError(
-                    f"boxes must be a column or a field of one, got {self.boxes!r}, whose {name!r} is none."
-                ) from error
-        boxes = []
-        for box in values or ():
-            if not _is_box(box):
-                raise ValueError(f"boxes must have four finite numbers each, got {box} in row {row}.")
-            x, y, last_x, last_y = map(float, box)
-            corners = (x, y, x + last_x, y + last_y) if self.box_format == "xywh" else (x, y, last_x, last_y)
-            if not (corners[0] < corners[2] and corners[1] < corners[3]) or not _overlaps(corners, image):
-                raise ValueError(
-                    f"boxes must lie in the image, {self.box_format} in pixels, got {list(box)} in row {row}, whose "
-                    f"image has {image.width} x {image.height}. If they are not corners, pass --box-format xywh."
-                )
-            boxes.append(corners)
-        return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-
-
-def _is_box(box: Any) -> bool:
-    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box))
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _overlaps(corners: tuple[float, float, float, float], image: Image.Image) -> bool:
-    return corners[0] < image.width and corners[1] < image.height and corners[2] > 0 and corners[3] > 0
+        return Photo(image, self.boxes.read(example, image.width, image.height, row))
 
 
 def _load(data: str, split: str) -> Any:

@@ -1,0 +1,67 @@
+"""Boxes around objects, from a column of a dataset of Hugging Face."""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+BoxFormat = Literal["xyxy", "xywh"]
+
+
+class BoxColumn(NamedTuple):
+    """Where a dataset has boxes, in pixels of the upright image.
+
+    Attributes:
+        name: Of a column with ``[[x0, y0, x1, y1], ...]`` in each row, or of a field within one: ``objects.bbox``.
+            A row with a single box may have it as it is.
+        box_format: ``xywh`` for boxes of corner, width and height, as in COCO.
+    """
+
+    name: str
+    box_format: BoxFormat = "xyxy"
+
+    def check(self, columns: list[str]) -> None:
+        """Raise a ValueError if a dataset with these columns has no such column."""
+        if self.name.partition(".")[0] not in columns:
+            raise ValueError(f"boxes must be one of the columns {columns}, or a field of one, got {self.name!r}.")
+
+    def read(self, example: dict[str, Any], width: int, height: int, row: int) -> Tensor:
+        """The boxes (x0, y0, x1, y1) of a row whose image has this size, [K, 4] float64.
+
+        Raises:
+            ValueError: the row has no such field, a box of other than four numbers, or one outside the image.
+        """
+        values: Any = example
+        for name in self.name.split("."):
+            try:
+                values = [value[name] for value in values] if isinstance(values, list) else values[name]
+            except (KeyError, TypeError, IndexError) as error:
+                raise ValueError(
+                    f"boxes must be a column or a field of one, got {self.name!r}, whose {name!r} is none."
+                ) from error
+        boxes = []
+        for box in [values] if _is_box(values) else values or ():
+            if not _is_box(box):
+                raise ValueError(f"boxes must have four finite numbers each, got {box} in row {row}.")
+            x, y, last_x, last_y = map(float, box)
+            corners = (x, y, x + last_x, y + last_y) if self.box_format == "xywh" else (x, y, last_x, last_y)
+            if not (corners[0] < corners[2] and corners[1] < corners[3]) or not _overlaps(corners, width, height):
+                raise ValueError(
+                    f"boxes must lie in the image, {self.box_format} in pixels, got {list(box)} in row {row}, whose "
+                    f"image has {width} x {height}. If they are not corners, their format is xywh."
+                )
+            boxes.append(corners)
+        return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _overlaps(corners: tuple[float, float, float, float], width: int, height: int) -> bool:
+    return corners[0] < width and corners[1] < height and corners[2] > 0 and corners[3] > 0
