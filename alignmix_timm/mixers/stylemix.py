@@ -1,7 +1,7 @@
 """StyleMix: content and style of two images, mixed apart (Hong et al., CVPR 2021, section 3.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..functional import mix_targets
 from ..params import MixParams
-from .contract import HookedNetwork, Mixed
+from .contract import HookedNetwork, Mixed, Mixer
 from .pairs import PairMixer
 from .pixels import check_normalisation, denormalised, normalised
 from .style_codec import StyleCodec, adain, load_codec
@@ -49,6 +49,19 @@ def mix_styles(features: Tensor, perm: Tensor, content: Tensor, style: Tensor, o
     for share, part in zip(shares, parts, strict=True):
         mixed += share[:, None, None, None] * part
     return mixed
+
+
+@dataclass(frozen=True)
+class _LeftOut:
+    """Stands for the codec of a mixer that only draws."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        raise RuntimeError(
+            "mixer has no codec, for it came with a pickled collator or its batch and can only draw: give the model "
+            "the mixer that the collator was made with."
+        )
+
+    decode = encode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +109,10 @@ class StyleMixer(PairMixer):
                 "encoder_sha256 and decoder_sha256; without them there is no style to mix."
             )
         self._codec()
+
+    def for_drawing(self) -> Mixer:
+        """Without the codec that was given; files of weights are read by the process that mixes."""
+        return self if self.codec is None else replace(self, codec=_LeftOut())
 
     def _codec(self) -> StyleCodec:
         if self.codec is not None or self.encoder is None or self.decoder is None:
