@@ -147,7 +147,7 @@ def test_batches_and_data_workers_carry_no_codec(workers: int) -> None:
         assert model(**batch).loss.isfinite()
     assert copy.deepcopy(collator).mixer.mixers[0].mixers[0].codec.weights is not mixer.mixers[0].codec.weights
     model.mixer = pickle.loads(pickle.dumps(collator)).mixer
-    with pytest.raises(RuntimeError, match="mixer has no codec, .* can only draw: give the model the mixer that"):
+    with pytest.raises(RuntimeError, match=r"mixer has no codec, .* can only draw: give the model the mixer that"):
         model(**batch)
 
 

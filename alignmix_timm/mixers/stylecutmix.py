@@ -122,7 +122,7 @@ class StyleCutMix(StyleMixer):
         """Encode, restyle, decode, and put together; mix the targets."""
         perm, style, gamma = params.perm, params.extra["style"], self._gamma(targets, params)
         pixels = self._pixels(images)
-        features = self._codec().encode(pixels)
+        features = self._encoded(pixels)
         stay, others = gamma[:, None, None, None], features[perm]
         own = torch.lerp(self._decoded(adain(features, others), pixels), pixels, stay)
         other = torch.lerp(self._decoded(adain(others, features), pixels), pixels[perm], stay)

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..functional import mix_targets
 from ..params import MixParams
@@ -69,7 +69,7 @@ class StyleMixer(PairMixer):
     """What StyleMix and StyleCutMix share: the codec, the size of its images, and how targets are weighted.
 
     Args:
-        codec: Encodes images and decodes features; or give the files of AdaIN's weights.
+        codec: Encodes images and decodes features, a module in eval mode; or give the files of AdaIN's weights.
         encoder, decoder: Those files, see :func:`alignmix_timm.mixers.style_codec.load_codec`.
         encoder_sha256, decoder_sha256: Their checksums.
         size: Images are resized to ``size`` by ``size`` pixels for the codec, and back; None leaves them as they are.
@@ -122,10 +122,26 @@ class StyleMixer(PairMixer):
 
     def _pixels(self, images: Tensor) -> Tensor:
         """Images as the codec gets them, fp32."""
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images must be floating, got {images.dtype}. Convert and normalise images before mixing."
+            )
         pixels = images.float() if self.mean is None or self.std is None else denormalised(images, self.mean, self.std)
         if self.size is None or pixels.shape[2:] == (self.size, self.size):
             return pixels
         return F.interpolate(pixels, (self.size, self.size), mode="bilinear")
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """Features of the pixels, by a codec that is no part of the model, and so was neither moved nor frozen."""
+        codec = self._codec()
+        if isinstance(codec, nn.Module):
+            codec.to(pixels.device).eval()
+        features: object = codec.encode(pixels)
+        if not isinstance(features, Tensor) or features.ndim != 4 or len(features) != len(pixels):
+            kind = type(features).__name__
+            got = f"a tensor of shape {tuple(features.shape)}" if isinstance(features, Tensor) else kind
+            raise ValueError(f"codec must encode images to features [{len(pixels)}, D, h, w], got {got}.")
+        return features
 
     def _decoded(self, features: Tensor, pixels: Tensor) -> Tensor:
         """Decoded features, which must be like the pixels that were encoded."""
@@ -182,7 +198,7 @@ class StyleMix(StyleMixer):
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Encode, mix, decode; mix the targets."""
         pixels, (style, overlap) = self._pixels(images), (params.extra[name] for name in ("style", "overlap"))
-        features = self._codec().encode(pixels)
+        features = self._encoded(pixels)
         mixed = self._decoded(mix_styles(features, params.perm, params.lam, style, overlap), pixels)
         lam = torch.lerp(style, params.lam, self.ratio)
         return Mixed(self._images(mixed, images), mix_targets(targets, params.perm, lam))
