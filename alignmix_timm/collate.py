@@ -57,6 +57,9 @@ class AlignMixCollator:
         self.image_column, self.label_column = image_column, label_column
         self._key = uuid.uuid4().hex
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "mixer": self.mixer.for_drawing()}  # what data workers get
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "AlignMixCollator":
         copied = type(self).__new__(type(self))
         copied.__dict__.update(copy.deepcopy(self.__dict__, memo), _key=uuid.uuid4().hex)
@@ -85,7 +88,7 @@ class AlignMixCollator:
         batch: dict[str, Tensor | MixDraw] = {"pixel_values": torch.stack(images)}
         if not unlabelled:
             batch["labels"] = self._stacked(labels)
-        batch["mix"] = MixDraw(self.mixer, self.seed, len(images), self._key, unlabelled)
+        batch["mix"] = MixDraw(self.mixer.for_drawing(), self.seed, len(images), self._key, unlabelled)
         return batch
 
     def _columns(self, examples: Sequence[Any]) -> tuple[list[Any], list[Any], str]:

@@ -98,18 +98,24 @@ def dense_loss(criterion: Callable[[Tensor, Tensor], Tensor], logits: Tensor, ta
     """The loss of logits and dense float targets, [B, C].
 
     Raises:
-        ValueError: the criterion takes class indices. Its own errors pass as they are.
+        ValueError: the criterion takes class indices, or has no gradient. Its own errors pass as they are.
     """
     try:
-        return criterion(logits, targets)
+        loss = criterion(logits, targets)
     except Exception as error:
         if _takes_indices(criterion, logits, targets):
-            name = getattr(criterion, "__name__", type(criterion).__name__)
             raise ValueError(
-                f"criterion must take dense float targets [B, C], got {name}, which takes class indices. Use "
-                "CrossEntropyLoss or timm.loss.SoftTargetCrossEntropy, with AlignMixModel(label_smoothing=...)."
+                f"criterion must take dense float targets [B, C], got {_name(criterion)}, which takes class indices. "
+                "Use CrossEntropyLoss or timm.loss.SoftTargetCrossEntropy, with AlignMixModel(label_smoothing=...)."
             ) from error
         raise
+    if logits.requires_grad and not getattr(loss, "requires_grad", False):
+        raise ValueError(f"criterion must be differentiable by the logits, and the loss of {_name(criterion)} is not.")
+    return loss
+
+
+def _name(criterion: object) -> str:
+    return getattr(criterion, "__name__", type(criterion).__name__)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ import timm
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from style import Identity
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_state_dict
 from torch.distributed.fsdp import fully_shard
@@ -32,6 +33,8 @@ from alignmix_timm.mixers import (
     OneOf,
     PuzzleMix,
     SaliencyMix,
+    StyleCutMix,
+    StyleMix,
 )
 
 BATCH, CLASSES, SIZE = 6, 4, 64
@@ -43,6 +46,8 @@ OTHERS: tuple[Mixer, ...] = (
     PuzzleMix(),
     CoMixup(part=3),
     Cutout(),
+    StyleMix(codec=Identity(), size=None, prob=1.0),
+    StyleCutMix(codec=Identity(), size=None, prob=1.0, per_example=True),
 )
 MIXER = OneOf((AlignMixup(), *OTHERS))
 

@@ -7,11 +7,22 @@ from typing import Any
 import pytest
 import timm
 import torch
+from style import Identity
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from alignmix_timm import MODES, AlignMix, AlignMixModel, Autoencoder, MixParams, attach, draw
-from alignmix_timm.mixers import AlignMixup, ManifoldMixup, Mixer, NoMixing, OneOf, PuzzleMix
+from alignmix_timm.mixers import (
+    MIXERS,
+    AlignMixup,
+    CoMixup,
+    ManifoldMixup,
+    Mixer,
+    NoMixing,
+    OneOf,
+    PuzzleMix,
+    make_mixer,
+)
 from alignmix_timm.params import Place
 
 QUICK = (("test_resnet", 64),)
@@ -100,19 +111,73 @@ def test_mixers_in_turns_stay_within_the_limit_of_graphs() -> None:
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+class Tiny(nn.Sequential):
+    num_classes = 4
+
+
+@pytest.mark.parametrize("mixer", [PuzzleMix(blocks=(4,)), CoMixup(part=2)], ids=lambda mixer: mixer.name)
+def test_the_pass_for_saliency_is_one_more_graph(mixer: Mixer) -> None:
+    """However many steps there are, with validation in between."""
+    torch.manual_seed(0)
+    net = Tiny(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model, backend = AlignMixModel(net, mixer=mixer, input_size=(3, 16, 16)).train(), CompileCounterWithBackend("eager")
+    plain = copy.deepcopy(model)
+    net.compile(backend=backend, fullgraph=True)
+    images, counts = torch.randn(4, 3, 16, 16), []
+    for step in range(3):
+        params = mixer.draw(4, Place(0, step))
+        for found, expected in zip(gradients(model, images, params), gradients(plain, images, params), strict=True):
+            assert torch.allclose(found, expected, rtol=1e-5)
+        with torch.no_grad():
+            model.eval()(images), plain.eval()(images)
+        model.train(), plain.train()
+        counts.append(backend.frame_count)
+    assert counts == [3, 3, 3]  # in eval mode with gradients by the images, training, validation
+    assert model.hooks.saliency_passes == 3
+
+
+STYLE: dict[str, Any] = {"codec": Identity(), "size": None, "prob": 1.0}
+OF_THE_REGISTRY = {name: make_mixer(name, **(STYLE if "style" in name else {})) for name in MIXERS}
+GRAPHS = {"alignmix": 3, "manifold": 3, "puzzlemix": 2, "comixup": 2}  # in place of one
+
+
 @pytest.mark.slow
-def test_the_pass_for_saliency_is_one_more_graph() -> None:
-    model, backend = build("test_resnet", 64), CompileCounterWithBackend("aot_eager")
-    model.mixer = PuzzleMix(blocks=(4,))
+@pytest.mark.parametrize("name", OF_THE_REGISTRY)
+def test_every_mixer_trains_a_compiled_network(name: str) -> None:
+    model, backend, seen = build("test_resnet", 64), CompileCounterWithBackend("aot_eager"), set()
+    mixer = OF_THE_REGISTRY[name]
+    model = AlignMixModel(model.detach(), mixer=mixer, input_size=(3, 64, 64)).train()
     plain = copy.deepcopy(model)
     model.model.compile(backend=backend, fullgraph=True)
     images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
-        for step in range(3):
-            params = model.mixer.draw(4, Place(0, step))
+        for step in range(12):
+            params = mixer.draw(4, Place(0, step))
             for found, expected in zip(gradients(model, images, params), gradients(plain, images, params), strict=True):
                 assert torch.equal(found, expected)
-    assert backend.frame_count == 2
+            seen.add(params.label)
+    assert len(seen) == {"alignmix": 4, "manifold": 3}.get(name, 1)
+    assert backend.frame_count == GRAPHS.get(name, 1)
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OF_THE_REGISTRY if name not in ("alignmix", "manifold")])
+def test_every_mixer_of_images_trains_a_compiled_wrapper(name: str) -> None:
+    """As the Hugging Face Trainer compiles it: in few graphs, none of them anew for every step."""
+    mixer, backend, counts = OF_THE_REGISTRY[name], CompileCounterWithBackend("eager"), []
+    model = AlignMixModel(build("test_resnet", 64).detach(), mixer=mixer, input_size=(3, 64, 64)).train()
+    plain, compiled = copy.deepcopy(model), torch.compile(model, backend=backend)
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    for step in range(5):
+        params = mixer.draw(4, Place(0, step))
+        found, expected = (one(images, torch.arange(4), params) for one in (compiled, plain))
+        found.loss.backward()
+        assert torch.allclose(found.loss, expected.loss, rtol=1e-5)
+        assert torch.equal(found.targets, expected.targets)
+        counts.append(backend.frame_count)
+    assert counts == counts[:1] * 5
+    assert counts[0] <= 4
 
 
 @pytest.mark.slow

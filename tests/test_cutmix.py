@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 from timm.data import Mixup
 from torch import Tensor
+from torchvision.transforms import v2
 
 from alignmix_timm import MixParams
 from alignmix_timm.mixers import CutMix, InputMixup, Mixer
@@ -96,6 +97,52 @@ def test_input_mixup_is_that_of_timm(per_example: bool) -> None:
         expected, expected_targets = theirs(images.clone(), LABELS)
         assert torch.allclose(mixed, expected, atol=1e-6), seed
         assert torch.allclose(targets, expected_targets, atol=1e-6), seed
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_cutmix_and_input_mixup_are_those_of_torchvision(size: tuple[int, int]) -> None:
+    """Which mixes each with the one before, and whose boxes have even sides."""
+    images, compared = torch.randn(8, 3, *size, generator=torch.Generator().manual_seed(0)), 0
+    one_hot = torch.nn.functional.one_hot(LABELS, CLASSES).float()
+    for seed in range(12):
+        for theirs, mixer in ((v2.MixUp(alpha=1.0), InputMixup()), (v2.CutMix(alpha=1.0), CutMix())):
+            theirs.num_classes = CLASSES
+            torch.manual_seed(seed)
+            lam = theirs._dist.sample(()).item()
+            column, row = (int(torch.randint(side, (1,))) for side in size[::-1])
+            sides = [int(np.sqrt(1 - lam) * side) for side in size]
+            if isinstance(mixer, CutMix) and any(side % 2 for side in sides):
+                continue
+            place = torch.tensor([(row + 0.5) / size[0], (column + 0.5) / size[1]]).expand(8, 2)
+            params = MixParams(
+                "input", torch.full((8,), lam), torch.arange(8).roll(1), mixer.name, extra={"place": place}
+            )
+            found, targets = applied(mixer, images, params)
+            torch.manual_seed(seed)
+            expected, expected_targets = theirs(images, LABELS)
+            assert torch.allclose(found, expected, atol=1e-6), seed
+            assert torch.allclose(targets, expected_targets, atol=1e-6), seed
+            assert torch.allclose(targets.sum(1), one_hot.sum(1))
+            compared += 1
+    assert compared > 12
+
+
+def test_input_mixup_is_linear_and_symmetric() -> None:
+    """lam 0 is the partner; and what lam gives of one, 1 - lam gives with both exchanged."""
+    images, perm = torch.randn(8, 3, 4, 6, generator=torch.Generator().manual_seed(0)), torch.arange(8).flip(0)
+    lam = torch.linspace(0, 1, 8)
+
+    def mixed(batch: Tensor, share: Tensor, pairs: Tensor = perm) -> tuple[Tensor, Tensor]:
+        return applied(InputMixup(), batch, MixParams("input", share, pairs, mixer="mixup"))
+
+    assert torch.equal(mixed(images, torch.zeros(8))[0], images[perm])
+    assert torch.equal(mixed(images, torch.ones(8))[0], images)
+    for one, other in zip(mixed(images, lam), mixed(images, 1 - lam[perm]), strict=True):
+        assert torch.allclose(one, other[perm], atol=1e-6)
+    doubled, second = mixed(2 * images, lam)[0], images.roll(3, 2)
+    assert torch.allclose(doubled, 2 * mixed(images, lam)[0], atol=1e-6)
+    both = mixed(images, lam)[0] + mixed(second, lam)[0]
+    assert torch.allclose(mixed(images + second, lam)[0], both, atol=1e-6)
 
 
 def test_centres_of_cutmix_are_uniform_and_boxes_of_minmax_cover_their_range() -> None:

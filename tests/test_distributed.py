@@ -14,7 +14,7 @@ from alignmix_timm import MODES, MixParams
 from alignmix_timm.collate import AlignMixCollator
 
 CLEAN = ("clean", *MODES, "clean", "input")
-MIXERS = (*MODES, "manifold", "mixup", "cutmix", "saliencymix")
+MIXERS = (*MODES, "manifold", "mixup", "cutmix", "saliencymix", "stylemix", "stylecutmix")
 WITHOUT_PARTNERS = ("cutout", "comixup")
 
 

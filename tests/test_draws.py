@@ -12,10 +12,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_collate import Rows, same
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel, draw
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, MixDraw, OneOf
+from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, MixDraw, OneOf, StyleCutMix, StyleMix
 from alignmix_timm.params import Place
 
 SEED, BATCH = 1, 4
@@ -116,6 +117,38 @@ def test_mixers_in_turns_are_drawn_as_by_hand() -> None:
         assert found.extra.keys() == expected.extra.keys()
         for name in ("mixer", "label", "layer", "aligned", "mixes_features"):
             assert getattr(found, name) == getattr(expected, name)
+
+
+class Heavy(nn.Module):
+    """A codec of 4 MB."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(2**20))
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images * self.weights[0]
+
+    decode = encode
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_batches_and_data_workers_carry_no_codec(workers: int) -> None:
+    """The model mixes with the one that it has: a network for every batch would be slow, and on a GPU an error."""
+    mixer = OneOf((StyleMix(codec=Heavy(), size=None, prob=1.0), StyleCutMix(codec=Heavy(), size=None, prob=1.0)))
+    collator = AlignMixCollator(SEED, mixer=OneOf((mixer,)))
+    rows, options = Rows(16), {"multiprocessing_context": "spawn"} if workers else {}
+    assert len(pickle.dumps(collator)) < 5000 < 2**22 < len(pickle.dumps(mixer))
+    model = AlignMixModel(timm.create_model("test_resnet", num_classes=5), mixer=mixer, input_size=(3, 32, 32)).train()
+    for step, batch in enumerate(DataLoader(rows, BATCH, collate_fn=collator, num_workers=workers, **options)):
+        assert len(pickle.dumps(batch["mix"])) < 5000
+        assert copy.deepcopy(batch["mix"]).batch_size == BATCH
+        assert same(batch["mix"], mixer.draw(BATCH, Place(SEED, step)))
+        assert model(**batch).loss.isfinite()
+    assert copy.deepcopy(collator).mixer.mixers[0].mixers[0].codec.weights is not mixer.mixers[0].codec.weights
+    model.mixer = pickle.loads(pickle.dumps(collator)).mixer
+    with pytest.raises(RuntimeError, match=r"mixer has no codec, .* can only draw: give the model the mixer that"):
+        model(**batch)
 
 
 def test_what_is_read_in_a_data_worker_is_an_error() -> None:

@@ -11,22 +11,26 @@ import numpy as np
 import pytest
 import timm
 import torch
+from style import Identity
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_pt_utils import LabelSmoother
 
 from alignmix_timm import AlignMixCollator, AlignMixModel, draw
+from alignmix_timm.mixers import MIXERS, Mixer, OneOf, make_mixer
+from alignmix_timm.params import Place
 from alignmix_timm.publishing.save import load_for_timm
 
 EXAMPLE = Path(__file__).parents[1] / "recipes" / "train_with_trainer.py"
 
 
-def build(tmp_path: Path, count: int = 23) -> tuple[Trainer, torch.Tensor, torch.Tensor, Any]:
+def build(
+    tmp_path: Path, count: int = 23, mixer: Mixer | None = None, **changes: Any
+) -> tuple[Trainer, torch.Tensor, torch.Tensor, Any]:
     torch.manual_seed(0)
     images, labels = torch.randn(count, 3, 32, 32), torch.arange(count) % 10
     rows = [{"image": image, "label": int(label)} for image, label in zip(images, labels, strict=True)]
     net = timm.create_model("test_resnet", num_classes=10)
-    options = TrainingArguments(
-        str(tmp_path),
+    options = dict(
         max_steps=6,
         per_device_train_batch_size=5,
         per_device_eval_batch_size=8,
@@ -38,9 +42,9 @@ def build(tmp_path: Path, count: int = 23) -> tuple[Trainer, torch.Tensor, torch
         logging_steps=1,
     )
     trainer = Trainer(
-        AlignMixModel(net, input_size=(3, 32, 32)),
-        options,
-        data_collator=AlignMixCollator(seed=0),
+        AlignMixModel(net, mixer=mixer, input_size=(3, 32, 32)),
+        TrainingArguments(str(tmp_path), **(options | changes)),
+        data_collator=AlignMixCollator(seed=0, mixer=mixer),
         train_dataset=rows,
         eval_dataset=rows,
         compute_metrics=lambda pair: {"top1": (pair.predictions.argmax(1) == pair.label_ids).mean()},
@@ -81,6 +85,32 @@ def test_training_mixes_and_saves_the_keys_of_the_timm_model(tmp_path: Path) -> 
         "test_resnet", num_classes=10, checkpoint_path=str(tmp_path / "checkpoint-6" / "model.safetensors")
     )
     assert all(torch.equal(value, net.state_dict()[name].cpu()) for name, value in saved.state_dict().items())
+
+
+STYLE: dict[str, Any] = {"codec": Identity(), "size": None, "prob": 1.0}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"bf16": True, "dataloader_num_workers": 1}, {"torch_compile": True}], ids=str)
+def test_every_mixer_trains(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """In turns, with two batches for each step; what is drawn at each is what the collator's mixer draws there."""
+    mixer = OneOf([make_mixer(name, **(STYLE if "style" in name else {})) for name in MIXERS])
+    compiling = {"torch_compile_backend": "eager"} if "torch_compile" in changes else {}
+    options = {"max_steps": 20, "gradient_accumulation_steps": 2, "per_device_train_batch_size": 4, **compiling}
+    trainer, _, _, net = build(tmp_path, 24, mixer, **options, **changes)
+    losses: list[float] = []
+    trainer.model.register_forward_hook(
+        lambda model, args, output: losses.append(output.loss.item()) if model.training else None
+    )
+    before = net.fc.weight.clone()
+    trainer.train()
+    drawn = [mixer.draw(4, Place(0, step)) for step in range(40)]
+    names = [params.mixer if params.mode != "none" else "none" for params in drawn]
+    assert set(names) == set(MIXERS)
+    assert len(losses) == 40
+    assert np.isfinite(losses).all()
+    assert not torch.equal(before, net.fc.weight)
+    assert trainer.model.hooks.saliency_passes == names.count("puzzlemix") + names.count("comixup")
 
 
 def test_the_example_trains_on_all_classes_of_a_sorted_dataset_without_a_test_split(

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from alignmix_timm import AlignMixModel
+from alignmix_timm import AlignMixModel, draw
 from alignmix_timm.targets import SoftmaxBinaryCrossEntropy
 
 
@@ -54,3 +54,16 @@ def test_a_softmax_of_one_class_is_refused() -> None:
     net = timm.create_model("test_resnet", num_classes=1)
     with pytest.raises(ValueError, match="criterion must not be SoftmaxBinaryCrossEntropy where num_classes is 1"):
         AlignMixModel(net, SoftmaxBinaryCrossEntropy())
+
+
+def test_a_loss_without_a_gradient_is_named() -> None:
+    def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
+        return (logits.argmax(1) == targets.argmax(1)).float().mean()
+
+    model = AlignMixModel(timm.create_model("test_resnet", num_classes=4), accuracy, input_size=(3, 32, 32)).train()
+    images, labels = torch.zeros(4, 3, 32, 32), torch.arange(4)
+    with pytest.raises(ValueError, match="differentiable by the logits, and the loss of accuracy is not"):
+        model(images, labels, draw(4, 0, 0))
+    with torch.no_grad():
+        assert model(images, labels, draw(4, 0, 0)).loss.isfinite()
+    assert model.eval()(images).logits.requires_grad

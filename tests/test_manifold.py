@@ -77,6 +77,27 @@ def test_manifold_mixup_mixes_the_layer_it_drew_and_alignmix_takes_turns(name: s
     assert len(seen) == len(layers) + 2
 
 
+def test_batch_norm_sees_clean_features_before_the_layer_and_mixed_ones_after() -> None:
+    net, images, _ = build("test_resnet")
+    for module in net.train().modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # the statistics of the last batch
+    clean, mixed = copy.deepcopy(net), copy.deepcopy(net)
+    model = AlignMixModel(net, mixer=ManifoldMixup((2,)), input_size=(3, 64, 64)).train()
+    params = model.mixer.draw(8, Place(0, 0))
+    model(images, LABELS, params)
+    clean(images)
+    by_hand(mixed, images, "layer2", params)
+    unlike_clean = set()
+    for (name, found), (_, plain), (_, expected) in zip(
+        net.named_buffers(), clean.named_buffers(), mixed.named_buffers(), strict=True
+    ):
+        assert torch.allclose(found, expected, atol=1e-5), name
+        if not torch.allclose(found, plain, rtol=1e-3):
+            unlike_clean.add(name.partition(".")[0])
+    assert unlike_clean == {"layer3", "layer4"}
+
+
 def test_features_are_aligned_only_if_batch_and_network_are() -> None:
     net, images, _ = build("test_resnet")
     for assignment in ("transport", "none"):

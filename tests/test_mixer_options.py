@@ -8,9 +8,20 @@ import pytest
 import scipy.stats
 import timm
 import torch
+from style import Identity
 
 from alignmix_timm import AlignMix, AlignMixCollator, AlignMixModel, draw
-from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer, NoMixing, OneOf, make_mixer
+from alignmix_timm.mixers import (
+    MIXERS,
+    AlignMixup,
+    CutMix,
+    InputMixup,
+    ManifoldMixup,
+    Mixer,
+    NoMixing,
+    OneOf,
+    make_mixer,
+)
 from alignmix_timm.params import Place
 
 LABELS = torch.arange(4)
@@ -75,6 +86,27 @@ def test_a_mixer_knows_whether_it_aligns_and_where_it_mixes(mixer: Mixer, aligns
 def test_wrong_options_are_named(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_mixer(name, **options)
+
+
+def test_defaults_are_those_of_each_paper_and_alpha_is_one_option() -> None:
+    """Of the released codes; the AlignMix paper trains all with alpha 2, and Cutout has none."""
+    style = {"codec": Identity()}
+    published = {
+        "alignmix": (2, 1),
+        "manifold": (2, 1),
+        "mixup": (1, 1),
+        "cutmix": (1, 1),
+        "saliencymix": (1, 1),
+        "puzzlemix": (1, 1),
+        "comixup": (2, 1),
+        "stylemix": (0.5, 0.2),
+        "stylecutmix": (1, 0.5),
+    }
+    assert published.keys() == MIXERS.keys() - {"cutout", "none"}
+    for name, (alpha, prob) in published.items():
+        mixer = make_mixer(name, **(style if "style" in name else {}))
+        assert (mixer.alpha, mixer.prob) == (alpha, prob)
+        assert make_mixer(name, alpha=2, **(style if "style" in name else {})).alpha == 2
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,24 @@ def test_wrong_mixers_are_refused_by_the_launcher(launch: Launch, arguments: str
     assert not done.probe.batches
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("comixup --mixer-args blocks=65", "blocks must be at most the sides of the images, 64 x 64, got 65"),
+        pytest.param(
+            "puzzlemix --mixer-args blocks=[7] --no-prefetcher",
+            r"divides the sides of the images, got \[7\] for 64 x 64 pixels",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_images_that_a_mixer_cannot_take_stop_the_launcher(launch: Launch, arguments: str, message: str) -> None:
+    done = launch("data", "--mixup", *arguments.split())
+    assert done.status == 1
+    assert re.search(f"alignmix-timm: batches cannot be mixed: .*{message}", " ".join(done.err.split()))
+    assert not done.losses
+
+
 def test_a_teacher_may_see_mixed_images(launch: Launch) -> None:
     done = launch("data", "--mixup", "cutmix", "--kd-model-name", "test_resnet", "--epochs", 1)
     assert done.status == 0, done.err

@@ -261,7 +261,6 @@ def test_what_is_salient_shows() -> None:
 
 
 def test_images_without_saliency_are_mixed_by_their_pixels_and_lam() -> None:
-    """As of a network with one class, whose cross-entropy has no gradient."""
     images = pixels(4, 3, 16, 16)
     _, shares = mixed(PuzzleMix(), images, torch.zeros(4, 16, 16), parameters([0.1, 0.2, 0.8, 0.9], 4))
     assert ((shares > 0.5) == torch.tensor([False, False, True, True])).all()

@@ -45,6 +45,33 @@ def test_is_the_gradient_of_the_loss_by_each_pixel() -> None:
         assert abs(found[image, row, column] - expected) < 1e-3 * expected
 
 
+def test_of_one_class_it_is_that_of_the_binary_loss() -> None:
+    torch.manual_seed(0)
+    net = timm.create_model("test_resnet", num_classes=1).eval()
+    images, targets = batch()[0].requires_grad_(), torch.tensor([[0.0], [1.0], [0.3], [0.8]])
+    F.binary_cross_entropy_with_logits(net(images), targets, reduction="sum").backward()
+    found = input_saliency(net, net, images, targets)
+    assert found.min() > 0
+    assert torch.allclose(found, images.grad.square().mean(1).sqrt(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("gain", [1.0, 1000.0])
+def test_in_half_precision_it_does_not_vanish_where_the_network_is_sure(gain: float) -> None:
+    """The gradient of its loss is then below the least number of fp16, and its square below that of fp32."""
+    model, (images, _) = wrapped(), batch()
+    with torch.no_grad():
+        model.model.fc.weight *= gain
+        sure = F.one_hot(model.model.eval()(images).argmax(1), 5).float()
+    expected = input_saliency(model, copy.deepcopy(model.model).double(), images.double(), sure.double())
+    found = model.hooks.saliency(images, sure)
+    assert torch.allclose(found, expected, rtol=1e-3, atol=0)
+    with torch.autocast("cpu", torch.float16):
+        half = model.hooks.saliency(images, sure)
+    for one, other in zip(half, expected, strict=True):
+        one, other = one / one.sum(), other / other.sum()
+        assert (one - other).norm() < 0.1 * other.norm()
+
+
 @pytest.mark.parametrize(("name", "options"), [("test_resnet", {}), ("test_vit", {"img_size": 64, "drop_rate": 0.5})])
 def test_leaves_no_trace(name: str, options: dict) -> None:
     model, (images, targets) = wrapped(name, **options), batch()
@@ -84,6 +111,11 @@ def test_a_network_without_gradients_is_told() -> None:
     for net in (Constant(), trained):
         with pytest.raises(RuntimeError, match="logits that are differentiable by the images, and those of "):
             input_saliency(net, net, torch.zeros(2, 5, 8, 8), torch.eye(2, 5))
+
+
+def test_images_of_bytes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"images must be floating, got torch.uint8. Convert and normalise"):
+        wrapped().hooks.saliency(batch()[0].byte(), batch()[1])
 
 
 def test_a_sharded_network_is_refused() -> None:

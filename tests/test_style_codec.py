@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState
+from style import weight_files
 from torch import Tensor
 from training import records, save_rows
 
-from alignmix_timm.mixers import AdaINCodec, load_codec, make_mixer
+from alignmix_timm.mixers import load_codec, make_mixer
 from alignmix_timm.training.main import main
 
 
@@ -20,19 +21,7 @@ def images(height: int, width: int) -> Tensor:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Options with weights in the layout of AdaIN's files; the encoder goes on after relu4_1, as theirs."""
-    folder, options = tmp_path_factory.mktemp("weights"), {}
-    torch.manual_seed(0)
-    codec = AdaINCodec()
-    parts = {
-        "encoder": codec.encoder.state_dict() | {"32.weight": torch.zeros(1)},
-        "decoder": codec.decoder.state_dict(),
-    }
-    for name, weights in parts.items():
-        path = folder / f"{name}.pth"
-        torch.save(weights, path)
-        options |= {name: str(path), f"{name}_sha256": hashlib.sha256(path.read_bytes()).hexdigest().upper()}
-    return options
+    return weight_files(tmp_path_factory.mktemp("weights"))
 
 
 def literal_codec(
@@ -69,10 +58,12 @@ def test_the_files_of_adain_are_read(files: dict[str, str]) -> None:
     styles = codec.styles(batch)
     assert styles.shape == (4, 2 * (64 + 128 + 256 + 512))
     assert torch.allclose(styles[:, -1024:-512], features.mean((2, 3)))
-    with pytest.raises(ValueError, match=r"3 channels and sides that 8 divides, got \(3, 12, 20\). Set size"):
+    with pytest.raises(ValueError, match=r"sides of at least 16 that 8 divides, got \(3, 12, 20\). Set size"):
         codec.encode(images(12, 20))
-    with pytest.raises(ValueError, match=r"3 channels and sides that 8 divides, got \(1, 8, 8\)"):
-        codec.encode(torch.zeros(2, 1, 8, 8))
+    for shape in ((1, 16, 16), (3, 8, 8), (3, 16, 8)):
+        with pytest.raises(ValueError, match=rf"3 channels and sides .* got \({', '.join(map(str, shape))}\)"):
+            codec.encode(torch.zeros(2, *shape))
+    assert codec.encode(torch.zeros(2, 3, 16, 16)).shape == (2, 512, 2, 2)
 
 
 def test_files_that_are_not_what_they_should_be_are_named(files: dict[str, str], tmp_path: Path) -> None:

@@ -290,6 +290,48 @@ def test_a_codec_that_changes_the_size_is_named(kind: type[StyleMixer]) -> None:
         mixer.mix(images(), EYE, mixer.draw(4, Place(0, 0)), None)
 
 
+@EACH
+@pytest.mark.parametrize(
+    ("encode", "got"),
+    [
+        (lambda images: images.flatten(1), r"a tensor of shape \(4, 720\)"),
+        (lambda images: images[:1], r"a tensor of shape \(1, 3, 12, 20\)"),
+        (lambda images: (images, images), "tuple"),
+    ],
+)
+def test_a_codec_that_encodes_to_something_else_is_named(kind: type[StyleMixer], encode: Any, got: str) -> None:
+    codec = Identity()
+    object.__setattr__(codec, "encode", encode)
+    mixer = kind(codec=codec, size=None, prob=1.0)
+    with pytest.raises(ValueError, match=rf"codec must encode images to features \[4, D, h, w\], got {got}"):
+        mixer.mix(images(), EYE, mixer.draw(4, Place(0, 0)), None)
+    with pytest.raises(ValueError, match=r"images must be floating, got torch.uint8. Convert and normalise"):
+        mixer.mix(images().byte(), EYE, mixer.draw(4, Place(0, 0)), None)
+
+
+@EACH
+def test_a_codec_is_frozen_and_follows_the_images(kind: type[StyleMixer]) -> None:
+    """In eval mode: neither its statistics nor the random state change, and images do not depend on each other."""
+
+    class Noisy(nn.Sequential):
+        def encode(self, images: Tensor) -> Tensor:
+            return self(images)
+
+        def decode(self, features: Tensor) -> Tensor:
+            return features
+
+    codec = Noisy(nn.BatchNorm2d(3), nn.Dropout(0.5))
+    mixer = kind(codec=codec, size=None, prob=1.0)
+    state, params = torch.get_rng_state(), given(mixer.name, 0.3, style=0.2, overlap=0.5, gamma=0.4)
+    found = mixer.mix(images(), EYE, params, None).images
+    plain = kind(codec=Identity(), size=None).mix(images(), EYE, params, None).images
+    assert torch.allclose(found, plain, atol=1e-3)
+    assert codec[0].num_batches_tracked == 0
+    assert torch.equal(state, torch.get_rng_state())
+    features = mixer._encoded(images().to("meta"))
+    assert features.device == codec[0].weight.device == torch.device("meta")
+
+
 def test_the_codec_is_no_part_of_the_model(trained: Linear) -> None:
     net = timm.create_model("test_resnet", num_classes=4)
     plain = list(net.state_dict())

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..alignment import Alignment
+from ..alignment import Alignment, Grid
 from ..functional import mix
 from ..points import MixingPoint
 from ..points.layout import Layout, mix_maps
@@ -50,39 +50,39 @@ class ForwardPass:
             RuntimeError: the features are those of another batch or image size than the pass was armed for.
         """
         assert self.point is not None
-        point, transport = self.point, None
-
-        def move(tokens: Tensor, partners: Tensor) -> Tensor:
-            nonlocal transport
-            height, width = point.map_size
-            if tokens.shape[1] != height * width:
-                raise RuntimeError(
-                    f"armed for images of {point.input_size}, with a map of {height} x {width} at {self.module!r}; the "
-                    f"model got images with one of {tokens.shape[1]} positions."
-                )
-            if not self.aligned:
-                return partners
-            moved, transport = alignment.move(tokens, partners, point.map_size, self.keys)
-            return moved
-
-        perm, lam = self._parameters_for(feats)
-        return mix_maps(point.layout, feats, feats[perm], lam, move), transport
+        return self._mix_maps(self.point.layout, feats, self.point.map_size, alignment)
 
     def mix_embedding(self, embedding: Tensor, alignment: Alignment) -> tuple[Tensor, Transport | None]:
         """Mix embeddings; and the transport, if they are aligned as well. RuntimeError: as :meth:`mix_features`."""
-        perm, lam = self._parameters_for(embedding)
         if not alignment.align_embedding:
+            perm, lam = self._parameters_for(embedding)
             return mix(embedding, embedding[perm], lam), None
         assert self.point is not None
         assert self.point.embedding_size is not None
-        whole, size, transport = replace(alignment, align_size=None), self.point.embedding_size, None
+        whole = replace(alignment, align_size=None)
+        return self._mix_maps(Layout("NCHW"), embedding, self.point.embedding_size, whole)
+
+    def _mix_maps(
+        self, layout: Layout, maps: Tensor, size: Grid, alignment: Alignment
+    ) -> tuple[Tensor, Transport | None]:
+        transport = None
 
         def move(tokens: Tensor, partners: Tensor) -> Tensor:
             nonlocal transport
-            moved, transport = whole.move(tokens, partners, size, self.keys)
+            height, width = size
+            if tokens.shape[1] != height * width:
+                assert self.point is not None
+                raise RuntimeError(
+                    f"armed for images of {self.point.input_size}, with a map of {height} x {width} at "
+                    f"{self.module!r}; the model got images with one of {tokens.shape[1]} positions."
+                )
+            if not self.aligned:
+                return partners
+            moved, transport = alignment.move(tokens, partners, size, self.keys)
             return moved
 
-        return mix_maps(Layout("NCHW"), embedding, embedding[perm], lam, move), transport
+        perm, lam = self._parameters_for(maps)
+        return mix_maps(layout, maps, maps[perm], lam, move), transport
 
     def _parameters_for(self, items: Tensor) -> tuple[Tensor, Tensor]:
         if self.perm is None or self.lam is None or self.perm.shape[0] != items.shape[0]:

@@ -147,6 +147,7 @@ class CoMixup(Mixer):
         extra = {name: torch.from_numpy(value) for name, value in drawn.items()}
         return replace(unmixed(batch_size, "input"), mixer=self.name, extra=extra)
 
+    @torch.compiler.disable  # the extra pass, and thousands of small operations that would be traced one by one
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Ask where the images are salient, and put each part together."""
         if min(images.shape[2:]) < self.blocks:

@@ -72,6 +72,10 @@ class Mixer(ABC):
         """Names of the mixers whose batches it can mix."""
         return (self.name,)
 
+    def for_drawing(self) -> "Mixer":
+        """A mixer that draws alike, without what only :meth:`mix` needs, such as a network: it travels with batches."""
+        return self
+
     @abstractmethod
     def draw(self, batch_size: int, place: Place) -> MixParams:
         """Draw how the batch at this place is mixed, on the CPU.

@@ -48,7 +48,6 @@ class Problem(NamedTuple):
         return self.gamma / self.cost.shape[1] * (counts * self.used(counts)).sum((1, 2))
 
 
-@torch.compiler.disable  # thousands of small operations that would be traced one by one
 def assign_cells(problem: Problem, start: Tensor, sweeps: int = 4, resolve: bool = True) -> Tensor:
     """Find what each cell of each output shows.
 

@@ -1,7 +1,7 @@
 """Several mixers in turns, and none: one is drawn for each step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -83,6 +83,10 @@ class OneOf(Mixer):
     def names(self) -> tuple[str, ...]:
         """Those of its mixers."""
         return tuple(name for mixer in self.mixers for name in mixer.names)
+
+    def for_drawing(self) -> "OneOf":
+        """Of mixers for drawing."""
+        return replace(self, mixers=tuple(mixer.for_drawing() for mixer in self.mixers))
 
     def draw(self, batch_size: int, place: Place) -> MixParams:
         """Draw a mixer, and let it draw."""

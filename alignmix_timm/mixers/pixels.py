@@ -1,5 +1,6 @@
 """Normalised images, and the pixels that they were."""
 
+import math
 from collections.abc import Iterator, Sequence
 from numbers import Real
 
@@ -16,10 +17,14 @@ def check_normalisation(mean: Channels | None, std: Channels | None) -> None:
     for name, values in (("mean", mean), ("std", std)):
         if values is None:
             continue
-        if not isinstance(values, list | tuple) or not values or not all(isinstance(one, Real) for one in values):
-            raise ValueError(f"{name} must be a list of one number for each channel, got {values!r}.")
+        if not isinstance(values, list | tuple) or not values or not all(map(_is_finite, values)):
+            raise ValueError(f"{name} must be a list of one finite number for each channel, got {values!r}.")
         if name == "std" and min(values) <= 0:
             raise ValueError(f"std must be > 0, got {values}.")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def denormalised(images: Tensor, mean: Channels, std: Channels) -> Tensor:

@@ -125,6 +125,7 @@ class PuzzleMix(PairMixer):
         number = generator(place.seed, Stream.REGION, place.step).choice(self.blocks)
         return replace(params, extra={"blocks": torch.full((batch_size,), int(number))})
 
+    @torch.compiler.disable  # the extra pass and the cut on the CPU break a graph of the wrapper in a hundred places
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Find the masks, move the blocks, and mix images and targets by the masks.
 

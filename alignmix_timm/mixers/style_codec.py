@@ -50,7 +50,7 @@ def adain(content: Tensor, style: Tensor) -> Tensor:
 
 
 class AdaINCodec(nn.Module):
-    """The encoder and decoder of AdaIN, frozen; images have three channels and sides that 8 divides."""
+    """The encoder and decoder of AdaIN, frozen; images have three channels and sides, of 16 or more, that 8 divides."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,12 +62,13 @@ class AdaINCodec(nn.Module):
         """[B, 3, H, W] to [B, 512, H / 8, W / 8].
 
         Raises:
-            ValueError: images of another number of channels or of sides that 8 does not divide.
+            ValueError: images of another number of channels, or of sides below 16 or that 8 does not divide.
         """
         channels, height, width = images.shape[1:]
-        if channels != 3 or height % 8 or width % 8:
+        if channels != 3 or height % 8 or width % 8 or min(height, width) < 16:
             raise ValueError(
-                f"AdaIN needs images of 3 channels and sides that 8 divides, got {tuple(images.shape[1:])}. Set size."
+                "AdaIN needs images of 3 channels and sides of at least 16 that 8 divides, got "
+                f"{tuple(images.shape[1:])}. Set size."
             )
         encoded: Tensor = self.encoder.to(images.device)(images)
         return encoded

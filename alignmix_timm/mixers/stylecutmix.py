@@ -112,7 +112,10 @@ class StyleCutMix(StyleMixer):
 
     def _draw_extra(self, rng: np.random.Generator, batch_size: int, count: int) -> dict[str, np.ndarray]:
         """The place of the box, whose area is lam, the share of the style, and gamma."""
-        drawn = {"place": rng.random((count, 2)), "style": rng.beta(self.alpha, self.alpha, count)}
+        drawn: dict[str, np.ndarray] = {
+            "place": rng.random((count, 2), dtype=np.float32),
+            "style": rng.beta(self.alpha, self.alpha, count),
+        }
         if self.distances is None:
             drawn["gamma"] = rng.beta(self.gamma_alpha, self.gamma_alpha, count)
         return drawn
@@ -122,7 +125,7 @@ class StyleCutMix(StyleMixer):
         """Encode, restyle, decode, and put together; mix the targets."""
         perm, style, gamma = params.perm, params.extra["style"], self._gamma(targets, params)
         pixels = self._pixels(images)
-        features = self._codec().encode(pixels)
+        features = self._encoded(pixels)
         stay, others = gamma[:, None, None, None], features[perm]
         own = torch.lerp(self._decoded(adain(features, others), pixels), pixels, stay)
         other = torch.lerp(self._decoded(adain(others, features), pixels), pixels[perm], stay)

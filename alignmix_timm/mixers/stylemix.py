@@ -1,18 +1,18 @@
 """StyleMix: content and style of two images, mixed apart (Hong et al., CVPR 2021, section 3.2)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..functional import mix_targets
 from ..params import MixParams
-from .contract import HookedNetwork, Mixed
+from .contract import HookedNetwork, Mixed, Mixer
 from .pairs import PairMixer
 from .pixels import check_normalisation, denormalised, normalised
 from .style_codec import StyleCodec, adain, load_codec
@@ -51,12 +51,25 @@ def mix_styles(features: Tensor, perm: Tensor, content: Tensor, style: Tensor, o
     return mixed
 
 
+@dataclass(frozen=True)
+class _LeftOut:
+    """Stands for the codec of a mixer that only draws."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        raise RuntimeError(
+            "mixer has no codec, for it came with a pickled collator or its batch and can only draw: give the model "
+            "the mixer that the collator was made with."
+        )
+
+    decode = encode
+
+
 @dataclass(frozen=True, kw_only=True)
 class StyleMixer(PairMixer):
     """What StyleMix and StyleCutMix share: the codec, the size of its images, and how targets are weighted.
 
     Args:
-        codec: Encodes images and decodes features; or give the files of AdaIN's weights.
+        codec: Encodes images and decodes features, a module in eval mode; or give the files of AdaIN's weights.
         encoder, decoder: Those files, see :func:`alignmix_timm.mixers.style_codec.load_codec`.
         encoder_sha256, decoder_sha256: Their checksums.
         size: Images are resized to ``size`` by ``size`` pixels for the codec, and back; None leaves them as they are.
@@ -97,6 +110,10 @@ class StyleMixer(PairMixer):
             )
         self._codec()
 
+    def for_drawing(self) -> Mixer:
+        """Without the codec that was given; files of weights are read by the process that mixes."""
+        return self if self.codec is None else replace(self, codec=_LeftOut())
+
     def _codec(self) -> StyleCodec:
         if self.codec is not None or self.encoder is None or self.decoder is None:
             assert self.codec is not None
@@ -105,10 +122,26 @@ class StyleMixer(PairMixer):
 
     def _pixels(self, images: Tensor) -> Tensor:
         """Images as the codec gets them, fp32."""
+        if not images.is_floating_point():
+            raise ValueError(
+                f"images must be floating, got {images.dtype}. Convert and normalise images before mixing."
+            )
         pixels = images.float() if self.mean is None or self.std is None else denormalised(images, self.mean, self.std)
         if self.size is None or pixels.shape[2:] == (self.size, self.size):
             return pixels
         return F.interpolate(pixels, (self.size, self.size), mode="bilinear")
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """Features of the pixels, by a codec that is no part of the model, and so was neither moved nor frozen."""
+        codec = self._codec()
+        if isinstance(codec, nn.Module):
+            codec.to(pixels.device).eval()
+        features: object = codec.encode(pixels)
+        if not isinstance(features, Tensor) or features.ndim != 4 or len(features) != len(pixels):
+            kind = type(features).__name__
+            got = f"a tensor of shape {tuple(features.shape)}" if isinstance(features, Tensor) else kind
+            raise ValueError(f"codec must encode images to features [{len(pixels)}, D, h, w], got {got}.")
+        return features
 
     def _decoded(self, features: Tensor, pixels: Tensor) -> Tensor:
         """Decoded features, which must be like the pixels that were encoded."""
@@ -165,7 +198,7 @@ class StyleMix(StyleMixer):
     def mix(self, images: Tensor, targets: Tensor, params: MixParams, net: HookedNetwork) -> Mixed:
         """Encode, mix, decode; mix the targets."""
         pixels, (style, overlap) = self._pixels(images), (params.extra[name] for name in ("style", "overlap"))
-        features = self._codec().encode(pixels)
+        features = self._encoded(pixels)
         mixed = self._decoded(mix_styles(features, params.perm, params.lam, style, overlap), pixels)
         lam = torch.lerp(style, params.lam, self.ratio)
         return Mixed(self._images(mixed, images), mix_targets(targets, params.perm, lam))

@@ -98,7 +98,10 @@ class ScriptRun:
         self._chance_of_none *= 1 - settings.mix_prob * settings.mixup_enabled
         if getattr(settings, "multi_label", False):  # timm smooths each label towards a half
             labels = labels * (1 - settings.label_smoothing) + 0.5 * settings.label_smoothing
-        images, targets = mixup_fn(images, labels)
+        try:
+            images, targets = mixup_fn(images, labels)
+        except ValueError as error:
+            stop(f"batches cannot be mixed: {error}")
         self._args.alignmix_step += 1
         self._counts[mixup_fn.last] += 1
         return images, targets
