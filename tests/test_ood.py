@@ -9,6 +9,7 @@ import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
+from alignmix_timm.evaluation.confidence_figure import confidence_histograms
 from alignmix_timm.evaluation.ood import METRICS, detection, gaussian_noise, max_softmax, uniform_noise
 
 SHAPE = (3, 4, 5)
@@ -146,6 +147,19 @@ def test_sets_without_a_score_are_refused(bad: Tensor) -> None:
     for arguments, name in (((bad, torch.ones(2)), "inliers"), ((torch.ones(2), bad), "outliers")):
         with pytest.raises(ValueError, match=rf"{name} must be at least one score, \[N\], none of them NaN, got \("):
             detection(*arguments)
+
+
+def test_histograms_show_each_set_beside_the_data_and_no_empty_axes() -> None:
+    inliers, outliers = sets(0)
+    titles = [f"set {place} $" for place in range(5)]
+    figure = confidence_histograms(inliers, dict.fromkeys(titles, outliers))
+    assert [axes.get_title() for axes in figure.axes] == titles
+    for axes in figure.axes:
+        of_data, of_others = axes.containers
+        for bars, scores in ((of_data, inliers), (of_others, outliers)):
+            shares = torch.tensor([bar.get_height() for bar in bars])
+            counts = torch.histc(scores, len(shares), 0, 1).float()
+            assert torch.allclose(shares.float(), counts / len(scores), atol=1e-6)
 
 
 NOISE = pytest.mark.parametrize("noise", [uniform_noise, gaussian_noise])

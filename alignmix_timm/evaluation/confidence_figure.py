@@ -28,7 +28,7 @@ def confidence_histograms(inliers: Tensor, outliers: Mapping[str, Tensor], thres
     rows = -(-len(outliers) // _MOST_COLUMNS)
     columns = -(-len(outliers) // rows)
     figure = new_figure(4.5 * columns, 3.2 * rows + 0.4)
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
     edges = np.linspace(0, 1, _BINS + 1)
     for axes, (title, scores) in zip(grid, outliers.items(), strict=False):
         for label, color, values in (("ID", "tab:blue", inliers), ("OOD", "tab:red", scores)):
@@ -38,7 +38,7 @@ def confidence_histograms(inliers: Tensor, outliers: Mapping[str, Tensor], thres
         axes.set_title(title, parse_math=False)
         axes.set(xlim=(0, 1), xlabel="confidence", ylabel="share of images")
         axes.tick_params(labelbottom=True)
-    for unused in list(grid)[len(outliers) :]:
+    for unused in grid[len(outliers) :]:
         unused.remove()
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
