@@ -113,6 +113,15 @@ def test_a_saved_model(model: Path, data: Path, capsys: pytest.CaptureFixture[st
     assert (again["data"]["rows"], list(again["parts"])) == (5, ["accuracy"])
 
 
+def test_neither_batches_nor_the_order_of_rows_matter(model: Path, tmp_path: Path) -> None:
+    whole = rows(11)
+    found = []
+    for name, table, size in (("one", whole, 4), ("other", whole.shuffle(seed=1), 11)):
+        line = [model, "--data", save_data(tmp_path / name, test=table), "--out", tmp_path / f"{name}-out"]
+        found.append(values(evaluate(*line, "--suite", "accuracy", "calibration", "--batch-size", size)))
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_are_those_of_timm(channels: int, tmp_path: Path) -> None:
     subject = load_subject(str(save_model(tmp_path / "model", channels=channels)))
@@ -122,6 +131,18 @@ def test_pixels_are_those_of_timm(channels: int, tmp_path: Path) -> None:
     assert pixels.shape == (1, channels, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(subject.model(pixels), logits_by_timm(tmp_path / "model", [picture]))
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be the folder of a run, or one saved for timm; .* has no config\.json"):
+        load_subject(str(tmp_path))
+    with pytest.raises(ValueError, match="timm has no model 'resnet19'"):
+        load_subject("resnet19")
+    torch.save(network(0).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(
+        ValueError, match=r"(?s)cannot be loaded: .*fc.weight.* The file must hold weights of this model"
+    ):
+        load_subject("test_resnet", tmp_path / "weights.pt")
 
 
 INTEGER, STRING = datasets.Value("int64"), datasets.Value("string")

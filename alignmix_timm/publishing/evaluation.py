@@ -13,6 +13,7 @@ EVALUATION = "evaluation.json"
 class Line(NamedTuple):
     """A number of an evaluation as it is shown; of several sets, each has a line."""
 
+    part: str
     label: str
     value: str
     definition: str
@@ -50,12 +51,12 @@ def evaluation_of(model: Path) -> dict[str, Any] | None:
 def lines_of(content: dict[str, Any]) -> list[Line]:
     """All results, in order."""
     lines = []
-    for part in content["parts"].values():
-        for key, value in part["values"].items():
+    for part, results in content["parts"].items():
+        for key, value in results["values"].items():
             group, _, name = key.rpartition("/")
-            metric = part["metrics"][name]
+            metric = results["metrics"][name]
             label = f"{group}: {metric['label']}" if group else metric["label"]
-            lines.append(Line(label, _number(value), metric["definition"]))
+            lines.append(Line(part, label, _number(value), metric["definition"]))
     return lines
 
 

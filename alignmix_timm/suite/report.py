@@ -1,5 +1,6 @@
 """The results of an evaluation: ``evaluation.json``, written anew as each part ends, and the table on the terminal."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,12 @@ class Report:
         write_whole(self.folder / EVALUATION, json.dumps(self.content, indent=2, allow_nan=False) + "\n")
 
     def table(self) -> str:
-        """All results, a line each: label and value."""
+        """All results, a line each: label and value; an empty line between parts."""
         lines = lines_of(self.content)
-        widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
-        return "\n".join(f"{line.label:<{widths[0]}}  {line.value:>{widths[1]}}" for line in lines)
+        label, value = (max(len(getattr(line, column)) for line in lines) for column in ("label", "value"))
+        parts = itertools.groupby(lines, key=lambda line: line.part)
+        texts = ([f"{line.label:<{label}}  {line.value:>{value}}" for line in part] for _, part in parts)
+        return "\n\n".join(map("\n".join, texts))
 
 
 def metric_of(part: Part, key: str) -> Metric:
