@@ -1,4 +1,4 @@
-"""``alignmix-timm``: ``train``, ``push``, ``show``, and timm's own train.py as ``alignmix-timm SCRIPT.py ...``.
+"""``alignmix-timm``: ``train``, ``evaluate``, ``push``, ``show``; timm's train.py: ``alignmix-timm SCRIPT.py``.
 
 ``python -m alignmix_timm`` is the same, as ``accelerate launch -m`` needs it.
 """
@@ -23,14 +23,19 @@ def main() -> None:
     """Run what the first argument names.
 
     Raises:
-        SystemExit: see :func:`alignmix_timm.training.main.main`, :func:`alignmix_timm.publishing.push.main`,
-            :func:`alignmix_timm.points.show.main` and :func:`alignmix_timm.timm_train.main`.
+        SystemExit: see :func:`alignmix_timm.training.main.main`, :func:`alignmix_timm.suite.command.main`,
+            :func:`alignmix_timm.publishing.push.main`, :func:`alignmix_timm.points.show.main` and
+            :func:`alignmix_timm.timm_train.main`.
     """
     command, arguments = sys.argv[1:2], sys.argv[2:]
     if command == ["train"]:
         from .training.main import main as train  # the other commands need none of it
 
         train(arguments, description=_TRAIN, prog="alignmix-timm train")
+    elif command == ["evaluate"]:
+        from .suite.command import main as evaluate
+
+        evaluate(arguments)
     elif command == ["push"]:
         from .publishing.push import main as push
 

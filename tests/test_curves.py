@@ -99,7 +99,10 @@ def test_the_reliability_diagram_shows_the_bins_of_the_first_best_evaluation() -
     assert [bar.get_height() for bar in average.containers[0]] == [1 / 2, 1 / 4, 1]
     assert [bar.get_height() for bar in histogram.patches] == pytest.approx([0, 0.4, 0.6])
     assert [bar.get_height() for bar in of_average.patches] == pytest.approx([0.2, 0.4, 0.4])
-    assert sorted(legend(plain)) == ["accuracy", "gap to mean confidence", "perfectly calibrated"]
+    (described,) = figure.legends
+    assert sorted(text.get_text() for text in described.get_texts()) == [
+        *("accuracy", "gap to mean confidence", "mean accuracy", "mean confidence", "perfectly calibrated")
+    ]
     assert [plain.get_ylabel(), histogram.get_ylabel()] == ["accuracy", "share of images"]
     assert histogram.get_xlabel() == of_average.get_xlabel() == "confidence"
 

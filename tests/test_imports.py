@@ -37,9 +37,10 @@ ALLOWED = {
     "publishing": "attaching",
     "timm_train": f"{BASE} dropin",
     "training": f"{WRAPPER} evaluation networks publishing",
+    "suite": f"{WRAPPER} evaluation networks publishing training",
     "paper": f"{WRAPPER} evaluation networks publishing training",
     "__init__": f"{WRAPPER} dropin networks publishing",
-    "__main__": "evaluation paper points publishing timm_train training",  # the table of commands
+    "__main__": "evaluation paper points publishing suite timm_train training",  # the table of commands
 }
 MOST_LINES, MOST_FILES = 250, 15
 

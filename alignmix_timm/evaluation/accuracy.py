@@ -4,14 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .calibration import calibration_error, confidence_bins
-
-_BINS = 15
+from .calibration import BINS, bin_lists, calibration_error, confidence_bins
 
 
 def no_scores() -> Tensor:
     """The sums over no rows."""
-    return torch.zeros(4 + 3 * _BINS, dtype=torch.float64)
+    return torch.zeros(4 + 3 * BINS, dtype=torch.float64)
 
 
 def scores(logits: Tensor, labels: Tensor) -> Tensor:
@@ -30,7 +28,7 @@ def scores(logits: Tensor, labels: Tensor) -> Tensor:
     right = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
     loss = F.cross_entropy(logits, labels, reduction="sum")
     head = torch.stack([torch.ones_like(labels).sum(), right[:, 0].sum(), right.any(1).sum(), loss])
-    return torch.cat([head, confidence_bins(logits, labels, _BINS).flatten()])
+    return torch.cat([head, confidence_bins(logits, labels, BINS).flatten()])
 
 
 def summary(sums: Tensor) -> dict[str, float]:
@@ -43,18 +41,10 @@ def summary(sums: Tensor) -> dict[str, float]:
     if not rows:
         raise ValueError("there is no row to evaluate.")
     top1, top5, loss = (sums[1:4] / rows).tolist()
-    ece = calibration_error(sums[4:].view(3, _BINS))
+    ece = float(calibration_error(sums[4:].view(3, BINS)))
     return {"rows": rows, "top1": 100 * top1, "top5": 100 * top5, "loss": loss, "ece": 100 * ece}
 
 
 def reliability(sums: Tensor) -> dict[str, list[float]]:
-    """The sums over each bin of confidence, lowest first: of ``examples``, those ``correct``, and ``confidence``.
-
-    Confidences are rounded to six digits after the point, to be written to a file.
-    """
-    examples, correct, confidence = sums[4:].view(3, _BINS).tolist()
-    return {
-        "examples": [int(count) for count in examples],
-        "correct": [int(count) for count in correct],
-        "confidence": [round(total, 6) for total in confidence],
-    }
+    """The sums over each bin of confidence, as :func:`.calibration.bin_lists` gives them."""
+    return bin_lists(sums[4:].view(3, BINS))

@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..evaluation.plotting import new_figure, save_figure
+from ..evaluation.reliability import reliability_diagrams
 from .journal import read_journal
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +31,7 @@ PANELS = (
     Panel("alignment: effective correspondences", "positions", "train", "effective_correspondences"),
     Panel("alignment: marginal error", "", "train", "marginal_error"),
 )
+_BINS = ("examples", "correct", "confidence")
 
 
 def draw_run(folder: Path) -> None:
@@ -91,32 +91,12 @@ def reliability_figure(records: list[dict[str, Any]], name: str) -> Any:
     best = max(comparable, key=lambda record: evaluations[record["step"]][f"{prefix}top1"])
     result = evaluations[best["step"]]
     prefixes = dict.fromkeys(("", prefix))
-    figure = new_figure(4.5 * len(prefixes), 5.5)
-    figure.suptitle(f"{name}, step {best['step']}", fontsize="x-large", parse_math=False)
-    axes = figure.subplots(2, len(prefixes), sharex=True, sharey="row", squeeze=False, height_ratios=(3, 1))
-    for (top, bottom), one in zip(axes.T, prefixes, strict=True):
-        examples, correct, confidence = (np.array(best[one + key]) for key in ("examples", "correct", "confidence"))
-        top.set_title(f"{_label('eval', one)}: top-1 {result[f'{one}top1']:.1f} %, ECE {result[f'{one}ece']:.1f} %")
-        _draw_bins(top, bottom, examples, correct, confidence)
-    axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("share of images")
-    return figure
-
-
-def _draw_bins(top: Any, bottom: Any, examples: np.ndarray, correct: np.ndarray, confidence: np.ndarray) -> None:
-    """Accuracy and its distance from the mean confidence on the one axes, the histogram on the other."""
-    filled, width = examples > 0, 1 / len(examples)
-    left = np.arange(len(examples)) * width
-    accuracy, mean = (total[filled] / examples[filled] for total in (correct, confidence))
-    bar = dict(width=width, align="edge", edgecolor="black", linewidth=0.5)
-    top.bar(left[filled], accuracy, color="lightblue", label="accuracy", **bar)
-    gap = bar | dict(fill=False, edgecolor="tab:red", hatch="//", label="gap to mean confidence")
-    top.bar(left[filled], mean - accuracy, bottom=accuracy, **gap)
-    top.plot((0, 1), (0, 1), "--", color="0.4", label="perfectly calibrated")
-    top.set(xlim=(0, 1), ylim=(0, 1))
-    top.legend(loc="upper left")
-    bottom.bar(left, examples / examples.sum(), color="lightblue", **bar)
-    bottom.set_xlabel("confidence")
+    titles = {
+        f"{_label('eval', one)}: top-1 {result[f'{one}top1']:.1f} %, ECE {result[f'{one}ece']:.1f} %": one
+        for one in prefixes
+    }
+    bins = {title: {key: best[one + key] for key in _BINS} for title, one in titles.items()}
+    return reliability_diagrams(bins, f"{name}, step {best['step']}")
 
 
 def _lines(records: list[dict[str, Any]], panel: Panel) -> dict[str, list[tuple[int, float]]]:

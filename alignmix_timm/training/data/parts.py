@@ -25,8 +25,8 @@ def choose_parts(config: TrainConfig, classes: list[str] | None) -> tuple[Part |
     anything else. Without the second it is held out of the first.
     """
     source = find_source(config)
-    evaluation = _evaluation(config, source)
-    if evaluation is None and not _measures_all(config):
+    evaluation = evaluation_part(config, source)
+    if evaluation is None and not measures_all(config):
         if config.streaming:
             raise ValueError(f"{config.data} has no evaluation split among {source.names}: pass --val-split.")
         return _part(config, source, config.train_split), None
@@ -36,7 +36,7 @@ def choose_parts(config: TrainConfig, classes: list[str] | None) -> tuple[Part |
     return training, evaluation or training
 
 
-def _evaluation(config: TrainConfig, source: Source) -> Part | None:
+def evaluation_part(config: TrainConfig, source: Source) -> Part | None:
     """The evaluation split; None where there is none."""
     if config.val_dir is not None:
         folder = Path(config.val_dir).expanduser()
@@ -68,7 +68,7 @@ def describe(parts: list[Part], config: TrainConfig) -> tuple[list[str], list[st
     return names, [*(f"split {name}" for name in names if name not in used), *source.left_out, *beside]
 
 
-def _measures_all(config: TrainConfig) -> bool:
+def measures_all(config: TrainConfig) -> bool:
     """Whether a checkpoint is evaluated on other data than it was trained on: then no row has to be held out."""
     if not config.eval_only:
         return False

@@ -1,7 +1,6 @@
 """Where the rows of a run are: a folder of class folders, a dataset of ``save_to_disk``, or what ``datasets`` loads."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -10,11 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..config import TrainConfig
 from .class_folders import IMAGES, read_class_folder, split_folders
+from .class_lists import check_class_lists, features_without_repeated_names
 from .damage import reason_of
 from .split_names import find_split, trains, word_of
 
@@ -126,7 +124,14 @@ class Loaded:
     @cached_property
     def names(self) -> list[str]:
         with _told(f"split {self.config.train_split!r}", self.name, self.folder):
-            return datasets.get_dataset_split_names(self.name, self.config.data_config, revision=self.revision)
+            return datasets.get_dataset_split_names(
+                self.name, self.config.data_config, revision=self.revision, features=self._features
+            )
+
+    @cached_property
+    def _features(self) -> datasets.Features | None:
+        """Those to read instead of the stated ones; None to read these."""
+        return None if self.folder is None else features_without_repeated_names(self.folder)
 
     def find(self, wanted: str) -> str | None:
         return wanted  # what is not there is said when it is loaded
@@ -136,7 +141,12 @@ class Loaded:
             self._check_files()
         with _told(f"split {split!r}", self.name, self.folder):
             return datasets.load_dataset(
-                self.name, self.config.data_config, split=split, streaming=streaming, revision=self.revision
+                self.name,
+                self.config.data_config,
+                split=split,
+                streaming=streaming,
+                revision=self.revision,
+                features=self._features,
             )
 
     def _check_files(self) -> None:
@@ -147,7 +157,7 @@ class Loaded:
         """
         assert self.folder is not None
         with _told(f"split {self.config.train_split!r}", self.name, self.folder):
-            builder = datasets.load_dataset_builder(self.name, self.config.data_config)
+            builder = datasets.load_dataset_builder(self.name, self.config.data_config, features=self._features)
         found = builder.config.data_files or {}
         files = {Path(file): str(split) for split, some in found.items() for file in some if "://" not in file}
         root = self.folder.resolve()
@@ -187,33 +197,3 @@ def _check_split(file: Path, split: str) -> None:
             f"{str(file)!r} would be read as rows of the split {split!r}, and its name means {means}. Rename the files "
             "of each split to train-..., validation-... or test-..., in small letters."
         )
-
-
-def check_class_lists(files: list[Path]) -> None:
-    """Raise ValueError if two files name the classes of a column differently: their labels would be mixed up."""
-    known: dict[str, tuple[list[str], Path]] = {}
-    for file in files:
-        for column, names in _class_lists(file).items():
-            first, where = known.setdefault(column, (names, file))
-            if first != names:
-                raise ValueError(
-                    f"the classes of {column!r} in {file.name} and {where.name} differ, so their labels do not mean "
-                    "the same: save them with one list of names."
-                )
-
-
-def _class_lists(file: Path) -> dict[str, list[str]]:
-    """The names of the classes of each column, as a file of ``datasets`` states them."""
-    if file.suffix != ".parquet":
-        return {}
-    try:
-        schema = pq.read_schema(file)
-    except pa.ArrowException:
-        return {}  # damaged: said when it is loaded
-    stated = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    columns = stated.get("info", {}).get("features", {})
-    return {
-        name: feature["names"]
-        for name, feature in columns.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-    }

@@ -65,7 +65,7 @@ def load_splits(config: TrainConfig, classes: list[str] | None = None) -> Splits
     for part in rows:
         if isinstance(part, datasets.Dataset):  # before rows are drawn: then it is quick
             check_labels(part, columns[1], names)
-    train, test = _hold_out(rows[0], config) if test is None else rows
+    train, test = hold_out(rows[0], config) if test is None else rows
     train, test = _shortened(train, config), _some(test, config.max_eval_samples, config)
     train, test = (part.cast_column(columns[0], datasets.Image(decode=False)) for part in (train, test))
     parts = [part for part in (evaluation, training) if part is not None]
@@ -135,7 +135,7 @@ def _shortened(train: Any, config: TrainConfig) -> Any:
     return train if config.max_train_samples is None else train.take(config.max_train_samples)
 
 
-def _hold_out(train: Any, config: TrainConfig) -> tuple[Any, Any]:
+def hold_out(train: Any, config: TrainConfig) -> tuple[Any, Any]:
     """Evaluate on rows of the training split, drawn at random, and train on the rest."""
     order = generator(config.seed, Stream.SPLIT).permutation(len(train))
     count = round(config.val_fraction * len(train))
