@@ -11,14 +11,14 @@ from ..training.main import run as train_or_go_on
 from ..training.run import Run
 from .images import decoded
 from .measures import OfPixels, measure_all
-from .outliers import outlier_pixels
+from .outliers import outlier_sets
 from .results import Line, identity
 
 ATTACKED = 10_000
 SQUARE = ("cifar10", "cifar100", "tiny_imagenet")  # data whose images are read as they are, and fit into memory
 
 
-def train(run: Line, data: str, outliers: dict[str, str], folder: Path) -> dict[str, Any]:
+def train(run: Line, data: str, outliers: dict[str, str] | None, folder: Path) -> dict[str, Any]:
     """Train one network, or go on with it where it was killed, and measure it.
 
     The folder of the run stays: its weights took days, and other measures may be wanted of them.
@@ -26,7 +26,7 @@ def train(run: Line, data: str, outliers: dict[str, str], folder: Path) -> dict[
     Args:
         run: Its config and seed.
         data: Name or folder of the dataset.
-        outliers: Names or folders of out-of-distribution images, by the name of the set.
+        outliers: Names or folders of out-of-distribution images, by the name of the set; None detects none, nor noise.
         folder: Of all runs.
 
     Returns:
@@ -50,9 +50,9 @@ def train(run: Line, data: str, outliers: dict[str, str], folder: Path) -> dict[
     test = decoded(trained.splits.test, trained.splits.image, trained.splits.label, side)
     device = trained.accelerator.device
     test.pixels, test.labels = test.pixels.to(device), test.labels.to(device)
-    sets = {name: outlier_pixels(path, side, name.endswith("crop")).to(device) for name, path in outliers.items()}
+    trained.hooks.detach()
     model = OfPixels(trained.net, trained.data["mean"], trained.data["std"]).to(device)
-    return found | measure_all(model, test, sets, ATTACKED)
+    return found | measure_all(model, test, outlier_sets(outliers, side, device), ATTACKED)
 
 
 def training_config(run: Line, data: str, folder: Path) -> TrainConfig:

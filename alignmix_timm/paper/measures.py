@@ -37,7 +37,7 @@ class OfPixels(nn.Module):
 
 
 def measure_all(
-    model: OfPixels, test: Images, outliers: Mapping[str, Tensor], attacked: int, seed: int = 0
+    model: OfPixels, test: Images, outliers: Mapping[str, Tensor] | None, attacked: int, seed: int = 0
 ) -> dict[str, Any]:
     """All measures of a network, in percent but for the NLL.
 
@@ -45,27 +45,23 @@ def measure_all(
         model: On the device of the images.
         test: The test images, all of them but for the attacks.
         outliers: Pixels of out-of-distribution images by the name of their set, [N, C, H, W] uint8. As many images of
-            uniform and Gaussian noise as there are test images, at most 10,000, come on top.
+            uniform and Gaussian noise as there are test images, at most 10,000, come on top. None detects nothing.
         attacked: Number of test images that FGSM and PGD attack, evenly spread over all.
         seed: Of the noise, the same for all networks that are compared.
     """
     logits = _logits(model, test.pixels)
     rows = calibration.row_scores(logits, test.labels)
-    found = {name: value for name, value in calibration.summary(rows).items() if name != "confidence"}
-    bins = calibration.bin_lists(calibration.bin_sums(rows[:, 0], rows[:, 1]))
-    inliers = ood.max_softmax(logits)
-    sets = {name: _logits(model, pixels) for name, pixels in outliers.items()}
-    sets |= {name: _noise_logits(model, noise, test, seed) for name, noise in NOISES.items()}
-    detected = {name: ood.detection(inliers, ood.max_softmax(scores)) for name, scores in sets.items()}
-    return {
-        "error": 100 - found["accuracy"],
-        **found,
-        **attack(model, test, attacked, seed),
-        "ood": detected,
-        "bins": bins,
-        "images": {"test": len(test), "attacked": min(attacked, len(test))}
-        | {name: len(scores) for name, scores in sets.items()},
-    }
+    found = calibration.summary(rows)
+    result = {"error": 100 - found["accuracy"], **found, **attack(model, test, attacked, seed)}
+    result["bins"] = calibration.bin_lists(calibration.bin_sums(rows[:, 0], rows[:, 1]))
+    result["images"] = {"test": len(test), "attacked": min(attacked, len(test))}
+    if outliers is not None:
+        sets = {name: _logits(model, pixels) for name, pixels in outliers.items()}
+        sets |= {name: _noise_logits(model, noise, test, seed) for name, noise in NOISES.items()}
+        inliers = ood.max_softmax(logits)
+        result["ood"] = {name: ood.detection(inliers, ood.max_softmax(scores)) for name, scores in sets.items()}
+        result["images"] |= {name: len(scores) for name, scores in sets.items()}
+    return result
 
 
 def attack(model: OfPixels, test: Images, count: int, seed: int) -> dict[str, float]:

@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..attaching import AttachOptions
 from ..mixers import MIXERS
 
 UNALIGNED = "alignmix_unaligned"  # a row of ours: the paper has it in Table 8 only
-_ALIGNMENT = {"epsilon": 0.1, "num_iters": 100, "cost_scale": "raw"}  # of the paper's appendix B
+ALIGNMENT: AttachOptions = {"epsilon": 0.1, "num_iters": 100, "cost_scale": "raw"}  # of the paper's appendix B
 _LAYERS = {"x": ["input"], "A": ["feat", "feat_swap"], "e": ["embed"], "E": ["embed"]}
 _FINER = {"A2x2": {"grid": 2, "feature_module": "features"}, "A8x8": {"grid": 8, "model_args": {"last_stride": 1}}}
 
@@ -48,7 +49,7 @@ def alignmix(architecture: str, layers: str, aligned: bool) -> dict[str, Any]:
     finer = next((_FINER[name] for name in names if name in _FINER), {})
     tensor = {"embedding": "tensor", "align_embedding": aligned} if "E" in names else {}
     assignment = "transport" if aligned else "none"
-    return {"mixers": ["alignmix"], "method": architecture, "modes": modes, "assignment": assignment, **_ALIGNMENT} | {
+    return {"mixers": ["alignmix"], "method": architecture, "modes": modes, "assignment": assignment, **ALIGNMENT} | {
         **tensor,
         **finer,
     }

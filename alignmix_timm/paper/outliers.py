@@ -16,6 +16,15 @@ from ..training.data.sources import find_source
 MOST = 10_000  # images of a set, as in the paper
 
 
+def outlier_sets(
+    places: dict[str, str] | None, side: int, device: torch.device | None = None
+) -> dict[str, Tensor] | None:
+    """:func:`outlier_pixels` of each name or folder, cropped where the name of the set ends with ``crop``."""
+    if places is None:
+        return None
+    return {name: outlier_pixels(path, side, name.endswith("crop")).to(device) for name, path in places.items()}
+
+
 @functools.cache
 def outlier_pixels(data: str, side: int, crop: bool) -> Tensor:
     """The first images of a dataset, of its test split where it has one.

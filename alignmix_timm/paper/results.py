@@ -36,7 +36,7 @@ def find(lines: Iterable[Line], run: Line) -> Line | None:
 
 
 def append_line(file: Path, line: Line) -> None:
-    """Write a line at the end of the file and bring it to disk; after the rest of a line that a kill left unfinished."""
+    """Write a line at the end of the file, after what a kill left of an unfinished one, and bring it to disk."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab+") as lines:
         fcntl.flock(lines, fcntl.LOCK_EX)
@@ -56,3 +56,9 @@ def value(line: Line, measure: str) -> float | None:
     for name in measure.split("."):
         found = found.get(name) if isinstance(found, dict) else None
     return found
+
+
+def by_seed(lines: Iterable[Line], config: dict[str, Any] | None, measure: str) -> dict[int, float]:
+    """A measure of the runs of one config, where it was taken, by their seeds."""
+    values = {line["seed"]: value(line, measure) for line in lines if line["config"] == config}
+    return {seed: found for seed, found in sorted(values.items()) if found is not None}

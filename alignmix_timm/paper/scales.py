@@ -1,7 +1,7 @@
 """What a cell of a table is at each scale: the run that fills it, named by its scale, config and seed.
 
-``paper`` is the paper's appendix B, by the training engine and the files of ``recipes/configs``. ``small`` is for two CPU
-cores: a narrow network on few images, which stay in memory and are trained on by :mod:`alignmix_timm.paper.on_device`.
+``paper`` is the paper's appendix B, by the training engine and the files of ``recipes/configs``. ``small`` is for two
+CPU cores: a narrow network on few images, which stay in memory, trained by :mod:`alignmix_timm.paper.on_device`.
 """
 
 import functools
@@ -17,6 +17,7 @@ from .results import Line
 Scale = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = ("small", "paper")
 STANDS_FOR = {"cifar10": "fashion_mnist", "cifar100": "cifar100"}  # what the small scale trains on instead
+_LABELS = {"cifar10": "Fashion-MNIST", "cifar100": "20 classes of CIFAR-100"}
 SEEDS = {"small": 5, "paper": 3}
 FEWER = 3  # seeds of the methods that are not compared in pairs with AlignMix's own
 PAIRED = ("baseline", "cutmix", "manifold", "alignmix_unaligned", "alignmix")
@@ -43,6 +44,12 @@ def cell(scale: Scale, column: Column, method: Method, configs: Path) -> dict[st
     if scale == "paper":
         options = {"data": column.data, **_paper_options(configs, column.data), "model": column.network}
         options |= _BY_NETWORK.get(column.network, {})
+        if column.data.startswith("imagenet"):
+            options |= {"micro_batch_size": 100}  # the paper's batch on each of its GPUs, which batch norm sees
+            if method.options.get("method", "alignmix") != "alignmix":
+                options |= {"embedding": "flatten"}  # what is decoded
+            elif method.options["mixers"] == ["alignmix"]:
+                options |= {"align_size": 4}
     else:
         data = STANDS_FOR.get(column.data)
         if data is None or column.network != "preact_resnet18":
@@ -55,6 +62,11 @@ def cell(scale: Scale, column: Column, method: Method, configs: Path) -> dict[st
     options |= method.options
     options |= {"model_args": model_args} if model_args else {}
     return normalised(options, options.get("mean", _IMAGENET_MEAN), options.get("std", _IMAGENET_STD))
+
+
+def data_label(scale: Scale, column: Column) -> str:
+    """What a column of ours was trained on, where it is not what the paper's was."""
+    return _LABELS.get(column.data, column.label) if scale == "small" else column.label
 
 
 def runs(scale: Scale, table: PaperTable, configs: Path, seeds: int | None = None) -> list[Line]:
@@ -119,7 +131,7 @@ def _paper_options(configs: Path, data: str) -> dict[str, Any]:
     file = configs / f"{CONFIGS[data]}.yaml"
     if not file.exists():
         raise ValueError(
-            f"configs must be the folder recipes/configs of the project, got {str(configs)!r}, which has no {file.name}: "
-            "call it in the project's folder, or pass --configs."
+            f"configs must be the folder recipes/configs of the project, got {str(configs)!r}, which has no "
+            f"{file.name}: call it in the project's folder, or pass --configs."
         )
     return {name: value for name, value in _read(file).items() if name not in ("data", "output")}

@@ -1,4 +1,4 @@
-"""A run of the small scale: few images in memory, trained by the fast loop of ``on_device`` on one thread, then measured."""
+"""A run of the small scale: few images in memory, trained by the loop of ``on_device`` on one thread, then measured."""
 
 import functools
 from dataclasses import fields
@@ -17,20 +17,20 @@ from ..training.mixing import build_mixer
 from .images import Images, decoded
 from .measures import OfPixels, measure_all
 from .on_device import fit
-from .outliers import outlier_pixels
+from .outliers import outlier_sets
 from .results import Line
 
 ATTACKED = 500  # test images that FGSM and PGD attack
 SIDE = 32
 
 
-def train(run: Line, data: str, outliers: dict[str, str]) -> dict[str, Any]:
+def train(run: Line, data: str, outliers: dict[str, str] | None) -> dict[str, Any]:
     """Train and measure one network; the same numbers on every machine that rounds alike.
 
     Args:
         run: Its config and seed.
         data: Name or folder of the dataset.
-        outliers: Names or folders of out-of-distribution images, by the name of the set.
+        outliers: Names or folders of out-of-distribution images, by the name of the set; None detects none, nor noise.
 
     Returns:
         All that :func:`.measures.measure_all` takes.
@@ -54,9 +54,10 @@ def train(run: Line, data: str, outliers: dict[str, str]) -> dict[str, Any]:
         model.parameters(), config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True, foreach=True
     )
     fit(model, optimizer, mixer, training, {**settings, "seed": seed})
-    assert config.mean and config.std
-    sets = {name: outlier_pixels(path, SIDE, name.endswith("crop")) for name, path in outliers.items()}
-    return measure_all(OfPixels(net, config.mean, config.std), test, sets, ATTACKED)
+    model.hooks.detach()
+    assert config.mean is not None
+    assert config.std is not None
+    return measure_all(OfPixels(net, config.mean, config.std), test, outlier_sets(outliers, SIDE), ATTACKED)
 
 
 @functools.cache
