@@ -11,9 +11,12 @@ import pytest
 from launcher import ROOT
 
 from alignmix_timm.paper import locks, runner
+from alignmix_timm.paper.claims import ABSENT, KINDS, OPEN, OPPOSITE, SHOWS, claims
 from alignmix_timm.paper.compare import compared, difference, estimate
 from alignmix_timm.paper.locks import holding, is_dead
+from alignmix_timm.paper.methods import METHODS
 from alignmix_timm.paper.numbers import gain, paper_tables
+from alignmix_timm.paper.report import report
 from alignmix_timm.paper.results import append_line, read_lines
 from alignmix_timm.paper.scales import SCALES, Scale, cell, runs
 from alignmix_timm.paper.show import table_text
@@ -101,11 +104,9 @@ def test_a_sign_needs_an_interval_off_zero(values: list[float], sign: int) -> No
 
 def line(row: str, seed: int, **result: float) -> dict[str, Any]:
     """A finished run of the small scale on CIFAR-100."""
-    table = TABLES["table7"]
-    from alignmix_timm.paper.methods import METHODS
-
-    config = cell("small", table.columns[0], METHODS[row], CONFIGS)
-    return {"scale": "small", "config": config, "seed": seed, "seconds": 1.0, "result": result}
+    config = cell("small", TABLES["table7"].columns[0], METHODS[row], CONFIGS)
+    about = {"hardware": "a machine", "seconds": 1.0}
+    return {"scale": "small", "config": config, "seed": seed, **about, "result": {**result, "images": {"test": 2000}}}
 
 
 def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> None:
@@ -120,6 +121,24 @@ def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> Non
     assert "AdaIN" in cells["stylemix"].missing
     text = "\n".join(table_text(TABLES["table7"], "small", CONFIGS, lines))
     assert "| AlignMix | 5.78 | 8.00 ± 2.48 (3) | 0.41 | no run yet |" in text
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-2.0, SHOWS), (2.0, OPPOSITE), (0.0, OPEN)], ids=("lower", "higher", "equal")
+)
+def test_verdicts_and_the_report_follow_from_the_intervals(shift: float, verdict: str) -> None:
+    spread = (-0.1, 0.0, 0.1)
+    lines = [line("baseline", seed, ece=10.0) for seed in range(3)]
+    lines += [line("alignmix", seed, ece=10 + shift + spread[seed]) for seed in range(3)]
+    found = {(claim.kind, claim.text): claim for claim in claims("small", CONFIGS, lines)}
+    claim = found["no mixing", "table7, 20 classes of CIFAR-100, ece: AlignMix against no mixing"]
+    assert (claim.printed, claim.verdict) == (-4.47, verdict)
+    assert found["unaligned", "table7, 20 classes of CIFAR-100, ece: AlignMix against unaligned"].verdict == ABSENT
+    text = report(CONFIGS, lines)
+    counted = {SHOWS: "1 lie on", OPPOSITE: "1 on the other", OPEN: "1 hold zero"}
+    assert f"{KINDS['no mixing']}: the paper's claim " in text
+    assert counted[verdict] in text
+    assert "6 of 140 are done" in text
 
 
 def test_a_line_that_a_kill_left_unfinished_does_no_harm(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from . import full, small
 from .cost import cost_text, measure_cost
 from .figure4 import save_figure4
 from .numbers import paper_tables
+from .report import report
 from .results import Line, read_lines
 from .runner import work
 from .scales import SCALES, Scale, runs
@@ -29,6 +30,7 @@ DESCRIPTION = """A table of the paper: train what is missing, and print the pape
 
     python -m alignmix_timm.paper table1a --print-only
     python -m alignmix_timm.paper table7 table1a --data cifar100=path fashion_mnist=path
+    python -m alignmix_timm.paper report > recipes/REPRODUCTION.md
     CUDA_VISIBLE_DEVICES=0 python -m alignmix_timm.paper table1a --scale paper --results shared/folder
 
 A finished run is a line in the folder of the results, which is not done again; tables share their runs. Call it in
@@ -52,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _one(name: str, args: argparse.Namespace) -> None:
+    if name == "report":
+        print(report(args.configs, read_lines(args.results)), end="")
+        return
     table = paper_tables()["table7" if name == "figure4" else name]
     if not args.print_only:
         if name == "table1b":
@@ -104,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     places: Any = dict(nargs="+", type=_named, action=_Named, default={}, metavar="NAME=PATH")
     scales: tuple[Scale, ...] = SCALES
-    parser.add_argument("what", nargs="+", choices=[*TABLES, "figure4"], metavar="TABLE")
+    parser.add_argument("what", nargs="+", choices=[*TABLES, "figure4", "report"], metavar="TABLE")
     parser.add_argument("--scale", choices=scales, default="small", help="default small, for two CPU cores")
     parser.add_argument("--data", **places, help=f"folders of {', '.join(DATA)}; default the datasets of the Hub")
     parser.add_argument("--outliers", **places, help="folders of out-of-distribution images: lsun_crop, isun, ...")

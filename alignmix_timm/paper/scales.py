@@ -29,6 +29,7 @@ CONFIGS = {  # of recipes/configs, by the data of a column
     "imagenet100": "imagenet_resnet50_100",
     "cub": "cub",
 }
+_OF_A_GPU = {"imagenet300": 100, "imagenet100": 64}  # images on each of four GPUs, which batch norm sees
 _BY_NETWORK = {"vgg16_gap": {"lr": 0.001}}  # as recipes/configs/cub.yaml says
 
 
@@ -44,8 +45,8 @@ def cell(scale: Scale, column: Column, method: Method, configs: Path) -> dict[st
     if scale == "paper":
         options = {"data": column.data, **_paper_options(configs, column.data), "model": column.network}
         options |= _BY_NETWORK.get(column.network, {})
-        if column.data.startswith("imagenet"):
-            options |= {"micro_batch_size": 100}  # the paper's batch on each of its GPUs, which batch norm sees
+        if column.data in _OF_A_GPU:
+            options |= {"micro_batch_size": _OF_A_GPU[column.data]}
             if method.options.get("method", "alignmix") != "alignmix":
                 options |= {"embedding": "flatten"}  # what is decoded
             elif method.options["mixers"] == ["alignmix"]:
@@ -54,7 +55,7 @@ def cell(scale: Scale, column: Column, method: Method, configs: Path) -> dict[st
         data = STANDS_FOR.get(column.data)
         if data is None or column.network != "preact_resnet18":
             return None
-        settings = yaml.safe_load((Path(__file__).parent / "small.yaml").read_text())
+        settings = _read(Path(__file__).parent / "small.yaml")
         options = {"data": data, **settings["common"], **settings[data]}
         if "A8x8" in method.key:
             return None  # the stem of stride 2 leaves no finer map
