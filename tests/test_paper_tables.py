@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from alignmix_timm.paper.scales import SCALES, Scale, cell, runs
 from alignmix_timm.paper.show import table_text
 from alignmix_timm.training.config import TrainConfig
 
+FORK = multiprocessing.get_context("fork")
 CONFIGS = ROOT / "recipes" / "configs"
 TABLES = paper_tables()
 
@@ -169,12 +171,49 @@ def test_only_the_run_whose_line_is_gone_is_done_again(tmp_path: Path, capsys: p
     assert not list((tmp_path / "locks").iterdir())
 
 
+def killed_in_the_second(run: dict[str, Any]) -> dict[str, Any]:
+    if run["seed"] == 0 and run["config"]["mixers"] == ["mixup"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"error": 1.0}
+
+
+def test_a_run_that_was_killed_is_done_by_the_next_call_and_no_other_again(tmp_path: Path) -> None:
+    wanted = runs("small", TABLES["table7"], CONFIGS)[:4]
+    process = FORK.Process(target=runner.work, args=(wanted, killed_in_the_second, tmp_path))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(read_lines(tmp_path)) == 1
+    assert len(list((tmp_path / "locks").glob("*.lock"))) == 1
+    done: list[Any] = []
+    runner.work(wanted, lambda run: done.append(run) or {"error": 2.0}, tmp_path)
+    assert done == wanted[1:]
+
+
+def slow(run: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(0.02)
+    return {"error": float(os.getpid())}
+
+
+def test_processes_share_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "WAIT", 0.05)
+    wanted = runs("small", TABLES["table7"], CONFIGS)[:12]
+    processes = [FORK.Process(target=runner.work, args=(wanted, slow, tmp_path)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    written = (tmp_path / "small.jsonl").read_text().splitlines()
+    assert len(written) == len(wanted)
+    assert {json.loads(text)["result"]["error"] for text in written} == {float(process.pid) for process in processes}
+
+
 def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "one.lock"
     with holding(lock) as first, holding(lock) as second:
         assert (first, second) == (True, False)
     assert not lock.exists()
-    process = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
+    process = FORK.Process(target=os._exit, args=(0,))
     process.start()
     process.join()
     owner = {"host": locks.socket.gethostname(), "process": process.pid}

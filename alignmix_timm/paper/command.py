@@ -16,10 +16,10 @@ from .runner import work
 from .scales import SCALES, Scale, runs
 from .show import table_text
 
-DATA = {  # on the Hub, where no other place is given
+DATA = {  # on the Hub or in the project, where no other place is given
     "cifar10": "uoft-cs/cifar10",
     "cifar100": "uoft-cs/cifar100",
-    "fashion_mnist": "zalando-datasets/fashion_mnist",
+    "fashion_mnist": "recipes/data/fashion_mnist",
     "tiny_imagenet": "zh-plus/tiny-imagenet",
     "imagenet300": "ILSVRC/imagenet-1k",
     "imagenet100": "ILSVRC/imagenet-1k",
@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     scales: tuple[Scale, ...] = SCALES
     parser.add_argument("what", nargs="+", choices=[*TABLES, "figure4", "report"], metavar="TABLE")
     parser.add_argument("--scale", choices=scales, default="small", help="default small, for two CPU cores")
-    parser.add_argument("--data", **places, help=f"folders of {', '.join(DATA)}; default the datasets of the Hub")
+    parser.add_argument("--data", **places, help=f"folders of {', '.join(DATA)}; default the Hub's")
     parser.add_argument("--outliers", **places, help="folders of out-of-distribution images: lsun_crop, isun, ...")
     parser.add_argument("--results", type=Path, default=Path("recipes/results/tables"), help="default %(default)s")
     parser.add_argument("--configs", type=Path, default=Path("recipes/configs"), help="default %(default)s")

@@ -15,9 +15,7 @@ import timm
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from tqdm import tqdm
-from typing_extensions import Unpack
 
-from ..attaching import AttachOptions
 from ..mixers import Mixer, OneOf
 from ..model import AlignMixModel
 from ..params import Place
@@ -41,7 +39,7 @@ def step_seconds(
     blocks: int,
     steps: int,
     device: torch.device,
-    **alignment: Unpack[AttachOptions],
+    **alignment: Any,
 ) -> dict[str, list[float]]:
     """Seconds of a step in each block, by mixer. A mixer that does not run is named with the reason, and left out.
 
@@ -61,8 +59,8 @@ def step_seconds(
     parts = {mixer: one for mixer, make in makers.items() if (one := _attempt(mixer, make))}
     with unannounced():
         net = timm.create_model(name, num_classes=CLASSES)
-        mixer = OneOf(tuple(parts.values()))
-        model = AlignMixModel(net, mixer=mixer, input_size=(3, size, size), **alignment).to(device).train()
+        every = OneOf(tuple(parts.values()))
+        model = AlignMixModel(net, mixer=every, input_size=(3, size, size), **alignment).to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
     def step(mixer: Mixer, number: int) -> bool:
@@ -72,7 +70,7 @@ def step_seconds(
         optimizer.zero_grad()
         return True
 
-    runs = {mixer: one for mixer, one in parts.items() if _attempt(mixer, lambda one=one: step(one, 0))}
+    runs = {mixer: one for mixer, one in parts.items() if _attempt(mixer, functools.partial(step, one, 0))}
     times: dict[str, list[float]] = {mixer: [] for mixer in runs}
     for block in tqdm(range(blocks), desc=name, unit="block"):
         for mixer, one in runs.items():

@@ -52,7 +52,7 @@ def measure_all(
     logits = _logits(model, test.pixels)
     rows = calibration.row_scores(logits, test.labels)
     found = calibration.summary(rows)
-    result = {"error": 100 - found["accuracy"], **found, **attack(model, test, attacked, seed)}
+    result: dict[str, Any] = {"error": 100 - found["accuracy"], **found, **attack(model, test, attacked, seed)}
     result["bins"] = calibration.bin_lists(calibration.bin_sums(rows[:, 0], rows[:, 1]))
     result["images"] = {"test": len(test), "attacked": min(attacked, len(test))}
     if outliers is not None:

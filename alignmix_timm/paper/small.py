@@ -51,7 +51,7 @@ def train(run: Line, data: str, outliers: dict[str, str] | None) -> dict[str, An
     with unannounced():
         model: Any = wrap_model(net, config, shape, mixer)
     optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, momentum=0.9, weight_decay=config.weight_decay, nesterov=True, foreach=True
+        model.parameters(), settings["lr"], momentum=0.9, weight_decay=config.weight_decay, nesterov=True, foreach=True
     )
     fit(model, optimizer, mixer, training, {**settings, "seed": seed})
     model.hooks.detach()
