@@ -37,6 +37,22 @@ def test_every_cell_of_the_paper_dry_runs(run: dict[str, Any], tmp_path: Path) -
     train(replace(config, dry_run=True, pretrained=False, workers=0))
 
 
+def cells_of_the_small() -> list[dict[str, Any]]:
+    """One run of each config of the small scale, on the images of the project."""
+    found = [run for table in TABLES.values() for run in runs("small", table, CONFIGS, 1)]
+    return list({describe(run): run for run in found if run["config"]["data"] == "cifar100"}.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", cells_of_the_small(), ids=describe)
+def test_every_cell_of_the_small_scale_trains(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "ATTACKED", 10)
+    config = {**run["config"], "epochs": 1, "classes": 5, "images_per_class": 20}
+    found = small.train({**run, "config": config}, str(ROOT / DATA["fashion_mnist"]), None)
+    assert 0 <= found["error"] < 100
+    assert 0 < found["nll"] < 10
+
+
 class Brightness(torch.nn.Module):
     """Two classes by the mean pixel, with confidence that grows with the distance from grey."""
 
