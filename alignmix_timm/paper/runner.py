@@ -75,6 +75,8 @@ def describe(run: Line) -> str:
     if config["mixers"] == ["alignmix"]:
         words += [config["method"].removeprefix("alignmix").strip("_"), "".join(m[0] for m in config["modes"])]
         words += ["aligned" if config["assignment"] == "transport" else "unaligned"]
+        words += ["tensor"] if config.get("embedding") == "tensor" else []
+        words += [f"grid {config['grid']}"] if "grid" in config else []
     return f"{' '.join(word for word in words if word)}, seed {run['seed']}"
 
 
