@@ -37,6 +37,22 @@ def test_every_cell_of_the_paper_dry_runs(run: dict[str, Any], tmp_path: Path) -
     train(replace(config, dry_run=True, pretrained=False, workers=0))
 
 
+@pytest.mark.slow
+def test_a_run_of_the_paper_is_trained_once_and_measured(tmp_path: Path) -> None:
+    run = runs("paper", TABLES["table7"], CONFIGS, 1)[0]
+    shorter = {"epochs": 2, "eval_every": 1, "batch_size": 32, "max_train_samples": 64, "max_eval_samples": 40}
+    other = {"image_column": "image", "label_column": "label", "num_classes": 10, "workers": 0}
+    run["config"] |= shorter | other | {"model_args": {"width": 4}}
+    data = str(ROOT / DATA["fashion_mnist"])
+    found = full.train(run, data, {"itself_resize": data}, tmp_path)
+    assert found["best_error"] <= found["error"] == pytest.approx(100 - found["accuracy"])
+    assert found["images"] | {"itself_resize": 2000} == found["images"]
+    (folder,) = tmp_path.iterdir()
+    before = (folder / "metrics.jsonl").read_text()
+    assert full.train(run, data, None, tmp_path)["nll"] == found["nll"]
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
 def cells_of_the_small() -> list[dict[str, Any]]:
     """One run of each config of the small scale, on the images of the project."""
     found = [run for table in TABLES.values() for run in runs("small", table, CONFIGS, 1)]
