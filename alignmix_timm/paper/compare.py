@@ -11,6 +11,7 @@ from .numbers import Column, PaperTable
 from .results import Line, by_seed
 from .scales import Scale, cell, method_of, rows_of
 
+COST = ("parameters", "milliseconds")  # of a step, which no training run measures
 Values = Mapping[int, float]  # by seed
 
 
@@ -90,7 +91,7 @@ def compared(table: PaperTable, scale: Scale, configs: Path, lines: Sequence[Lin
         lines: Of the runs of this scale.
     """
     found = {}
-    for column in table.columns:
+    for column in (column for column in table.columns if column.measure not in COST):
         cells = [_cell(table, row, column, scale, configs, lines) for row in rows_of(table)]
         without_images = column.measure.startswith("ood.") and not any(one and one.values for one in cells)
         if any(one is not None for one in cells) and not without_images:
