@@ -14,6 +14,8 @@ from launcher import ROOT
 from alignmix_timm.paper import locks, runner
 from alignmix_timm.paper.claims import ABSENT, KINDS, OPEN, OPPOSITE, SHOWS, claims
 from alignmix_timm.paper.compare import compared, difference, estimate
+from alignmix_timm.paper.cost import cost_text
+from alignmix_timm.paper.figure4 import save_figure4
 from alignmix_timm.paper.locks import holding, is_dead
 from alignmix_timm.paper.methods import METHODS
 from alignmix_timm.paper.numbers import gain, paper_tables
@@ -169,6 +171,26 @@ def test_only_the_run_whose_line_is_gone_is_done_again(tmp_path: Path, capsys: p
     runner.work(wanted, lambda run: done.append(run) or {"error": 0.0}, tmp_path)
     assert done == [wanted[1]]
     assert not list((tmp_path / "locks").iterdir())
+
+
+def test_the_cost_stands_beside_the_papers_and_names_its_hardware() -> None:
+    result = {"baseline": {"milliseconds": 200.0, "ratio": 1.0}, "alignmix": {"milliseconds": 240.0, "ratio": 1.21}}
+    config = {"hardware": "a fast machine", "batch_size": 8}
+    text = "\n".join(cost_text([{"scale": "cost", "config": config, "seed": 0, "result": result}]))
+    assert "a fast machine, 8 images: ours, ms" in text
+    assert "| AlignMix | 450 | 1.08 | 240 | 1.21 |" in text
+    assert "| StyleMix | 828 | 1.98 | does not run |  |" in text
+
+
+@pytest.mark.slow
+def test_figure_4_is_drawn_of_all_seeds(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="call table7 without --print-only"):
+        save_figure4("small", CONFIGS, [], tmp_path / "figure.png")
+    bins = {"examples": [0, 4, 6], "correct": [0, 2, 5], "confidence": [0.0, 2.0, 5.5]}
+    lines = [line(row, seed, ece=1.0) for row in ("baseline", "alignmix") for seed in range(2)]
+    for one in lines:
+        one["result"]["bins"] = bins
+    assert save_figure4("small", CONFIGS, lines, tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
 def killed_in_the_second(run: dict[str, Any]) -> dict[str, Any]:
