@@ -16,7 +16,7 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, differences, interval, read_runs, train_all
+from paired import Setting, add_run_options, paired_parser, print_rows, read_runs, settings_of, train_all
 from torch import nn
 
 import alignmix_timm
@@ -37,20 +37,21 @@ ARMS: dict[str, dict[str, Any]] = {
     "uniform": {"assignment": "uniform"},
 }
 MODES: dict[str, list[Mode]] = {"A": ["feat"], "xAe": ["input", "embed", "feat", "feat_swap"]}
+NUMBERS = {"width": 16, "epochs": 20, "images_per_class": 100, "batch_size": 100, "lr": 0.1}
+STUDY = ("head", "modes", "width", "epochs", "images_per_class")  # what the runs of one table have in common
+COMPARED = {
+    "error - none": ("error", "none"),
+    "error - shuffled": ("error", "shuffled"),
+    "NLL - none": ("nll", "none"),
+}
 
 
 def main() -> None:
     args = parse_args()
     if not args.table:
-        settings = [{**common(args), "arm": arm, "seed": seed} for seed in args.seeds for arm in args.arms]
+        settings = settings_of(args, ("head", "modes", *NUMBERS))
         train_all(settings, functools.partial(train, args.data), args.results, args.processes)
     print_tables(read_runs(args.results))
-
-
-def common(args: argparse.Namespace) -> Setting:
-    """What the arms of a study share."""
-    names = ("head", "modes", "width", "epochs", "images_per_class", "batch_size", "lr")
-    return {name: getattr(args, name) for name in names}
 
 
 def build(setting: Setting, classes: int) -> nn.Module:
@@ -84,35 +85,16 @@ def train(data: str, setting: Setting) -> dict[str, Any]:
 
 def print_tables(runs: list[Setting]) -> None:
     """For each study: means, and differences to mixing in place and to shuffled positions."""
-    keys = ("head", "modes", "width", "epochs", "images_per_class")
-    for study in dict.fromkeys(tuple(run[key] for key in keys) for run in runs):
-        chosen = [run for run in runs if tuple(run[key] for key in keys) == study]
-        print(f"\n{', '.join(f'{key} {value}' for key, value in zip(keys, study, strict=True))}")
-        print(f"| arm | seeds | {' | '.join(MEASURES.values())} | error - none | error - shuffled | NLL - none |")
-        print("|---" * (len(MEASURES) + 5) + "|")
-        for arm in ARMS:
-            of_arm = [run for run in chosen if run["arm"] == arm]
-            if of_arm:
-                cells = [str(len(of_arm)), *(interval([run[name] for run in of_arm]) for name in MEASURES)]
-                pairs = (("none", "error"), ("shuffled", "error"), ("none", "nll"))
-                cells += ["" if arm == base else interval(differences(chosen, arm, base, name)) for base, name in pairs]
-                print(f"| {arm} | {' | '.join(cells)} |")
+    for study in dict.fromkeys(tuple(run[key] for key in STUDY) for run in runs):
+        print(f"\n{', '.join(f'{key} {value}' for key, value in zip(STUDY, study, strict=True))}")
+        print_rows([run for run in runs if tuple(run[key] for key in STUDY) == study], ARMS, MEASURES, COMPARED)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar100", help="name or folder for datasets.load_dataset")
+    parser = paired_parser(__doc__)
     parser.add_argument("--head", choices=("flatten", "pool"), default="flatten")
     parser.add_argument("--modes", choices=MODES, default="A", help="A alone, or image, A and embedding in turns")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(12)))
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--images-per-class", type=int, default=100)
-    parser.add_argument("--batch-size", type=int, default=100)
-    parser.add_argument("--lr", type=float, default=0.1)
-    parser.add_argument("--processes", type=int, default=1, help="each trains one run at a time")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    add_run_options(parser, ARMS, NUMBERS, RESULTS)
     parser.add_argument("--table", action="store_true", help="print the tables of the results, train nothing")
     return parser.parse_args()
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, differences, interval, read_runs, train_all
+from paired import Setting, add_run_options, paired_parser, print_rows, read_runs, settings_of, train_all
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer
@@ -33,17 +33,23 @@ ARMS: dict[str, tuple[Mixer, dict[str, Any]]] = {
     "AlignMix, in place": (AlignMixup(), {"assignment": "none"}),
     "AlignMix, shuffled": (AlignMixup(), {"assignment": "shuffled"}),
 }
+NUMBERS = {
+    "image_size": 128,
+    "images_per_class": 5,
+    "test_per_class": 20,
+    "epochs": 20,
+    "batch_size": 50,
+    "lr": 5e-4,
+}
+COMPARED = {f"error - {base}": ("error", base) for base in ("no mixing", "AlignMix")}
 
 
 def main() -> None:
     args = parse_args()
     if not args.table:
-        names = ("model", "image_size", "images_per_class", "test_per_class", "epochs", "batch_size", "lr")
-        common = {name: getattr(args, name) for name in names}
-        settings = [{**common, "arm": arm, "seed": seed} for seed in args.seeds for arm in args.arms]
         run = functools.partial(train, args.data, args.weights)
-        train_all(settings, run, args.results, args.processes)
-    print_table(read_runs(args.results))
+        train_all(settings_of(args, ("model", *NUMBERS)), run, args.results, args.processes)
+    print_rows(read_runs(args.results), ARMS, MEASURES, COMPARED)
 
 
 def train(data: str, weights: str | None, setting: Setting) -> dict[str, Any]:
@@ -62,35 +68,11 @@ def train(data: str, weights: str | None, setting: Setting) -> dict[str, Any]:
     return {**measure(model.detach(), test), "seconds": seconds, "device": device_name()}
 
 
-def print_table(runs: list[Setting]) -> None:
-    print(f"| arm | seeds | {' | '.join(MEASURES.values())} | error - no mixing | error - AlignMix |")
-    print("|---" * (len(MEASURES) + 4) + "|")
-    for arm in ARMS:
-        of_arm = [run for run in runs if run["arm"] == arm]
-        if of_arm:
-            cells = [str(len(of_arm)), *(interval([run[name] for run in of_arm]) for name in MEASURES)]
-            cells += [
-                "" if arm == base else interval(differences(runs, arm, base, "error"))
-                for base in ("no mixing", "AlignMix")
-            ]
-            print(f"| {arm} | {' | '.join(cells)} |")
-
-
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="uoft-cs/cifar100", help="name or folder for datasets.load_dataset")
+    parser = paired_parser(__doc__)
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", metavar="FILE", help="pretrained weights; default those that timm downloads")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(12)))
-    parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--images-per-class", type=int, default=5)
-    parser.add_argument("--test-per-class", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--batch-size", type=int, default=50)
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--processes", type=int, default=1, help="each trains one run at a time")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    add_run_options(parser, ARMS, NUMBERS, RESULTS)
     parser.add_argument("--table", action="store_true", help="print the table of the results, train nothing")
     return parser.parse_args()
 

@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from paired import differences, interval
+from paired import print_rows
 from tables import measured
 
 from alignmix_timm.mixers import MIXERS
 from alignmix_timm.training.config import TrainConfig, parse_config
 
 MEASURES = {"error": "error %", "ece": "ECE %", "loss": "loss"}
+COMPARED = {f"{title} - none": (name, "none") for name, title in MEASURES.items()}
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
     runs = [train(config, mixer, seed) for mixer in args.mixers for seed in args.seeds]
     images = config.max_train_samples or "all"
     print(f"\n{config.model}, {images} training images, {config.epochs} epochs, seeds {args.seeds}\n")
-    print_table(args.mixers, runs)
+    print_rows(runs, dict.fromkeys(args.mixers), MEASURES, COMPARED, counted=False)
 
 
 def train(config: TrainConfig, mixer: str, seed: int) -> dict[str, Any]:
@@ -43,18 +44,6 @@ def train(config: TrainConfig, mixer: str, seed: int) -> dict[str, Any]:
     output = f"{config.output}/{mixer}-{seed}"
     found = measured(replace(config, mixers=[mixer], mixer_args=own, seed=seed, output=output, resume="auto"))
     return {"arm": mixer, "seed": seed, "error": 100 - found["top1"], "ece": found["ece"], "loss": found["loss"]}
-
-
-def print_table(mixers: list[str], runs: list[dict[str, Any]]) -> None:
-    """Each measure, and its difference to no mixing where that was trained with the same seeds."""
-    titles = [*MEASURES.values(), *(f"{title} - none" for title in MEASURES.values())]
-    print(f"|  | {' | '.join(titles)} |")
-    print("|---" * (len(titles) + 1) + "|")
-    for mixer in dict.fromkeys(mixers):
-        of_mixer = [run for run in runs if run["arm"] == mixer]
-        cells = [interval([run[name] for run in of_mixer]) for name in MEASURES]
-        cells += ["" if mixer == "none" else interval(differences(runs, mixer, "none", name)) for name in MEASURES]
-        print(f"| {mixer} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ Two arms of a pair share rows, initial weights, order and draws; what differs is
 are taken seed by seed, with the 95 % interval of Student's t.
 """
 
+import argparse
 import json
 import multiprocessing
 import os
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,38 @@ from tqdm import tqdm
 
 Setting = dict[str, Any]
 Train = Callable[[Setting], dict[str, float]]
+
+
+def paired_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser with the option that comes first; those of the recipe follow, and :func:`add_run_options`."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="uoft-cs/cifar100", help="name or folder for datasets.load_dataset")
+    return parser
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser, arms: Iterable[str], numbers: Mapping[str, float], results: Path
+) -> None:
+    """Add the options of the runs: which, by what numbers, and where they are kept.
+
+    Args:
+        parser: That of the recipe.
+        arms: All that there are.
+        numbers: The defaults of what a recipe sets by number, such as ``batch_size``.
+        results: The default file of the finished runs.
+    """
+    parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(12)))
+    for name, default in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--processes", type=int, default=1, help="each trains one run at a time")
+    parser.add_argument("--results", type=Path, default=results)
+
+
+def settings_of(args: argparse.Namespace, names: Iterable[str]) -> list[Setting]:
+    """The setting of each run: the options of these names, an arm and a seed; all arms of a seed before the next."""
+    shared = {name: getattr(args, name) for name in names}
+    return [{**shared, "arm": arm, "seed": seed} for seed in args.seeds for arm in args.arms]
 
 
 def read_runs(file: Path) -> list[Setting]:
@@ -84,3 +117,34 @@ def interval(values: Sequence[float], digits: int = 2) -> str:
         return mean
     half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
     return f"{mean} ± {half:.{digits}f}"
+
+
+def print_rows(
+    runs: Sequence[Setting],
+    arms: Iterable[str],
+    measures: Mapping[str, str],
+    compared: Mapping[str, tuple[str, str]],
+    counted: bool = True,
+) -> None:
+    """Print a table, a row for each arm that has runs: means, and differences to other arms, with their intervals.
+
+    Args:
+        runs: Of one study.
+        arms: In the order of the rows.
+        measures: Titles of the measures, by name.
+        compared: Measure and other arm of each difference, by title.
+        counted: Whether a column says how many seeds an arm has.
+    """
+    titles = ["arm", "seeds"] if counted else [""]
+    titles += [*measures.values(), *compared]
+    print(f"| {' | '.join(titles)} |")
+    print("|---" * len(titles) + "|")
+    for arm in arms:
+        of_arm = [run for run in runs if run["arm"] == arm]
+        if of_arm:
+            cells = [arm, str(len(of_arm))] if counted else [arm]
+            cells += [interval([run[name] for run in of_arm]) for name in measures]
+            cells += [
+                "" if arm == base else interval(differences(runs, arm, base, name)) for name, base in compared.values()
+            ]
+            print(f"| {' | '.join(cells)} |")

@@ -1,5 +1,6 @@
 """Trained networks to measure on: small ones of several families, trained once on the embedded images; and photos."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,9 +15,11 @@ from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alignmix_timm.alignment import Alignment
 from alignmix_timm.paper.images import Images, load
 from alignmix_timm.points import MixingPoint, choose_point, choose_points, unannounced
 from alignmix_timm.points.maps import MIN_SIZE, FeatureMaps
+from alignmix_timm.points.positions import Positions, tokens_at
 
 EMBEDDED = Path(__file__).parent / "data" / "fashion_mnist"
 
@@ -112,17 +115,8 @@ def neighbourhood(net: nn.Module, images: Tensor) -> tuple[str, list[MixingPoint
         return default, choose_points(net, size, blocks[first : first + 3])
 
 
-@torch.no_grad()
 def tokens(net: nn.Module, images: Tensor, points: Sequence[MixingPoint]) -> list[tuple[Tensor, Tensor]]:
     """At each place, the tokens of the first half of the images and those of the other half, [pairs, N, D]."""
-    found: dict[str, list[Tensor]] = {point.feature_module: [] for point in points}
-    handles = [
-        net.get_submodule(name).register_forward_hook(lambda module, args, output, kept=kept: kept.append(output))
-        for name, kept in found.items()
-    ]
-    for part in images.split(16):
-        net(part)
-    for handle in handles:
-        handle.remove()
-    both = (point.layout.split(torch.cat(found[point.feature_module]))[0] for point in points)
-    return [(one[: len(images) // 2], one[len(images) // 2 :]) for one in both]
+    places = [Positions.of(point, Alignment(max_positions=math.prod(point.map_size))) for point in points]  # no blocks
+    half = len(images) // 2
+    return [(found[:half], found[half:]) for found in tokens_at(net, places, images)]

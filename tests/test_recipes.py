@@ -136,3 +136,48 @@ def test_mixers_are_compared_seed_by_seed(
     assert table[0].startswith("| none | ")
     assert table[1].split(" | ")[4:5] == cells
     assert "mixer_args:\n  comixup.part: 10\n" in (runs / "comixup-0" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "study", "arms", "title"),
+    [
+        (
+            "compare_assignments.py",
+            {"head": "pool", "modes": "A", "width": 16, "epochs": 1, "images_per_class": 5},
+            ("none", "shuffled"),
+            "| arm | seeds | error % | NLL | ECE % | error - none | error - shuffled | NLL - none |",
+        ),
+        (
+            "compare_finetuning.py",
+            {"model": "test_resnet"},
+            ("no mixing", "AlignMix"),
+            "| arm | seeds | error % | NLL | ECE % | error - no mixing | error - AlignMix |",
+        ),
+    ],
+)
+def test_arms_are_compared_seed_by_seed(
+    name: str,
+    study: dict[str, object],
+    arms: tuple[str, str],
+    title: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Of the second arm, seed 2 has no partner: it counts for the mean, not for the differences.
+    errors = {(arms[0], 0): 10.0, (arms[0], 1): 12.0, (arms[1], 1): 17.0, (arms[1], 0): 13.0, (arms[1], 2): 15.0}
+    runs = [
+        {**study, "arm": arm, "seed": seed, "error": error, "nll": 2.0, "ece": 3.0}
+        for (arm, seed), error in errors.items()
+    ]
+    results = tmp_path / "results.jsonl"
+    results.write_text("".join(json.dumps(run) + "\n" for run in runs) + '{"arm": "cut o')
+    recipe(name, monkeypatch, "--table", "--results", results)
+    table = [row for row in capsys.readouterr().out.splitlines() if row.startswith("|")]
+    measured = "2.00 ± 0.00 | 3.00 ± 0.00"
+    base = f"| {arms[0]} | 2 | 11.00 ± 12.71 | {measured} |  | -4.00 ± 12.71 |"  # t = 12.706 of one degree of freedom
+    other = f"| {arms[1]} | 3 | 15.00 ± 4.97 | {measured} | 4.00 ± 12.71 |  |"  # t = 4.303 of two
+    assert table[0] == title
+    assert table[2].startswith(base)
+    assert table[3].startswith(other)
+    assert len(table) == 4
