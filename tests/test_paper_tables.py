@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from launcher import ROOT
 
+from alignmix_timm.evaluation.student import estimate
 from alignmix_timm.paper import locks, runner
 from alignmix_timm.paper.claims import ABSENT, KINDS, OPEN, OPPOSITE, SHOWS, claims
-from alignmix_timm.paper.compare import compared, difference, estimate
+from alignmix_timm.paper.compare import compared, difference
 from alignmix_timm.paper.cost import cost_text
 from alignmix_timm.paper.figure4 import save_figure4
 from alignmix_timm.paper.locks import holding, is_dead
@@ -93,7 +94,7 @@ def test_the_paper_scale_has_the_settings_of_the_appendix() -> None:
 def test_differences_are_taken_seed_by_seed() -> None:
     found = difference({0: 10.0, 1: 20.0, 2: 30.0, 7: 5.0}, {0: 9.0, 1: 18.0, 2: 27.0, 5: 1.0})
     assert found is not None
-    assert (found.mean, found.seeds) == (2.0, 3)
+    assert (found.mean, found.count) == (2.0, 3)
     assert found.half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # Student's t of 2 degrees of freedom
     assert found.sign == 0
     assert difference({0: 1.0}, {1: 1.0}) is None

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .compare import Compared, Estimate, compared, difference
+from ..evaluation.student import Estimate
+from .compare import Compared, compared, difference
 from .numbers import PaperTable, paper_tables
 from .results import Line
 from .scales import Scale, data_label

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
+from ..evaluation.student import Estimate, estimate
 from .methods import Method, is_ours
 from .numbers import Column, PaperTable
 from .results import Line, by_seed
@@ -13,24 +13,6 @@ from .scales import Scale, cell, method_of, rows_of
 
 COST = ("parameters", "milliseconds")  # of a step, which no training run measures
 Values = Mapping[int, float]  # by seed
-
-
-class Estimate(NamedTuple):
-    """A mean with half of its 95 % interval by Student's t, None of a single seed."""
-
-    mean: float
-    half: float | None
-    seeds: int
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval lies above or below zero, else 0."""
-        if self.half is None or abs(self.mean) <= self.half:
-            return 0
-        return 1 if self.mean > 0 else -1
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2f}" + ("" if self.half is None else f" ± {self.half:.2f}")
 
 
 @dataclass(frozen=True)
@@ -58,23 +40,6 @@ class Compared:
     minus_none: Estimate | None = None
     minus_best: Estimate | None = None
     best: str = ""
-
-
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean; None of no values.
-
-    Raises:
-        ImportError: scipy is not installed.
-    """
-    if not values:
-        return None
-    mean, count = statistics.mean(values), len(values)
-    if count == 1:
-        return Estimate(mean, None, 1)
-    from scipy import stats
-
-    half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(values) / count**0.5
-    return Estimate(mean, half, count)
 
 
 def difference(values: Values, base: Values) -> Estimate | None:
