@@ -18,7 +18,6 @@ from alignmix_timm.paper.numbers import paper_tables
 from alignmix_timm.paper.results import read_lines
 from alignmix_timm.paper.runner import describe, hardware
 from alignmix_timm.paper.scales import runs
-from alignmix_timm.training.main import run as train
 
 CONFIGS = ROOT / "recipes" / "configs"
 TABLES = paper_tables()
@@ -34,7 +33,7 @@ def cells_of_the_paper() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("run", cells_of_the_paper(), ids=describe)
 def test_every_cell_of_the_paper_dry_runs(run: dict[str, Any], tmp_path: Path) -> None:
     config = full.training_config(run, "any", tmp_path)
-    train(replace(config, dry_run=True, pretrained=False, workers=0))
+    full.train_alone(replace(config, dry_run=True, pretrained=False, workers=0))
 
 
 @pytest.mark.slow

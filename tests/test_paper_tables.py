@@ -94,7 +94,7 @@ def test_the_paper_scale_has_the_settings_of_the_appendix() -> None:
 def test_differences_are_taken_seed_by_seed() -> None:
     found = difference({0: 10.0, 1: 20.0, 2: 30.0, 7: 5.0}, {0: 9.0, 1: 18.0, 2: 27.0, 5: 1.0})
     assert found is not None
-    assert (found.mean, found.count) == (2.0, 3)
+    assert (found.mean, found.size) == (2.0, 3)
     assert found.half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # Student's t of 2 degrees of freedom
     assert found.sign == 0
     assert difference({0: 1.0}, {1: 1.0}) is None

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 
 class Estimate(NamedTuple):
-    """A mean of ``count`` values, with half of its 95 % interval, None of a single value."""
+    """A mean of ``size`` values, with half of its 95 % interval, None of a single value."""
 
     mean: float
     half: float | None
-    count: int
+    size: int
 
     @property
     def sign(self) -> int:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from accelerate.state import AcceleratorState
+
 from ..training.config import TrainConfig
 from ..training.journal import read_journal
 from ..training.main import run as train_or_go_on
@@ -39,7 +41,7 @@ def train(run: Line, data: str, outliers: dict[str, str] | None, folder: Path) -
     config = training_config(run, data, folder)
     output = Path(config.output)
     if not (output / "model").exists():
-        train_or_go_on(config)
+        train_alone(config)
     evaluations = [record for record in read_journal(output / "metrics.jsonl") if record["kind"] == "eval"]
     errors = [100 - record["top1"] for record in evaluations]
     found: dict[str, Any] = {"error": errors[-1], "accuracy": evaluations[-1]["top1"], "best_error": min(errors)}
@@ -53,6 +55,12 @@ def train(run: Line, data: str, outliers: dict[str, str] | None, folder: Path) -
     trained.hooks.detach()
     model = OfPixels(trained.net, trained.data["mean"], trained.data["std"]).to(device)
     return found | measure_all(model, test, outlier_sets(outliers, side, device), ATTACKED)
+
+
+def train_alone(config: TrainConfig) -> None:
+    """Train, or go on, in this process, whatever precision an earlier run of this process had."""
+    AcceleratorState._reset_state()
+    train_or_go_on(config)
 
 
 def training_config(run: Line, data: str, folder: Path) -> TrainConfig:

@@ -64,7 +64,7 @@ def _beside(scale: Scale, columns: dict[str, list[Compared]]) -> list[str]:
 def _ours(one: Compared) -> str:
     if one.ours is None:
         return "does not run" if one.method.missing else one.missing
-    return f"{one.ours} ({one.ours.count})"
+    return f"{one.ours} ({one.ours.size})"
 
 
 def _gains(table: PaperTable, columns: dict[str, list[Compared]]) -> list[str]:
