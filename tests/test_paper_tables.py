@@ -136,9 +136,9 @@ def test_verdicts_and_the_report_follow_from_the_intervals(shift: float, verdict
     lines = [line("baseline", seed, ece=10.0) for seed in range(3)]
     lines += [line("alignmix", seed, ece=10 + shift + spread[seed]) for seed in range(3)]
     found = {(claim.kind, claim.text): claim for claim in claims("small", CONFIGS, lines)}
-    claim = found["no mixing", "table7, 20 classes of CIFAR-100, ece: AlignMix against no mixing"]
+    claim = found["no mixing", "table7, ECE: AlignMix against no mixing"]
     assert (claim.printed, claim.verdict) == (-4.47, verdict)
-    assert found["unaligned", "table7, 20 classes of CIFAR-100, ece: AlignMix against unaligned"].verdict == ABSENT
+    assert found["unaligned", "table7, ECE: AlignMix against unaligned"].verdict == ABSENT
     text = report(CONFIGS, lines)
     counted = {SHOWS: "1 lie on", OPPOSITE: "1 on the other", OPEN: "1 hold zero"}
     assert f"{KINDS['no mixing']}: the paper's claim " in text

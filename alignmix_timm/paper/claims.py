@@ -52,7 +52,7 @@ def claims(scale: Scale, configs: Path, lines: Sequence[Line]) -> list[Claim]:
 
 def _of_column(table: PaperTable, scale: Scale, cells: Sequence[Compared]) -> list[Claim]:
     by_key = {one.method.key: one for one in cells}
-    where = f"{table.name}, {data_label(scale, cells[0].column)}, {cells[0].column.measure}"
+    where = f"{table.name}, {data_label(scale, cells[0].column)}"
     made = []
     for key in ("alignmix", "alignmix_ae"):
         one = by_key[key]

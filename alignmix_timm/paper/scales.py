@@ -17,7 +17,10 @@ from .results import Line
 Scale = Literal["small", "paper"]
 SCALES: tuple[Scale, ...] = ("small", "paper")
 STANDS_FOR = {"cifar10": "fashion_mnist", "cifar100": "cifar100"}  # what the small scale trains on instead
-_LABELS = {"cifar10": "Fashion-MNIST", "cifar100": "20 classes of CIFAR-100"}
+_LABELS = {
+    "cifar10": ("CIFAR-10, R-18", "Fashion-MNIST"),
+    "cifar100": ("CIFAR-100, R-18", "20 classes of CIFAR-100"),
+}
 SEEDS = {"small": 5, "paper": 3}
 FEWER = 3  # seeds of the methods that are not compared in pairs with AlignMix's own
 PAIRED = ("baseline", "cutmix", "manifold", "alignmix_unaligned", "alignmix")
@@ -66,8 +69,8 @@ def cell(scale: Scale, column: Column, method: Method, configs: Path) -> dict[st
 
 
 def data_label(scale: Scale, column: Column) -> str:
-    """What a column of ours was trained on, where it is not what the paper's was."""
-    return _LABELS.get(column.data, column.label) if scale == "small" else column.label
+    """The label of a column of ours, with what it was trained on where that is not the paper's."""
+    return column.label.replace(*_LABELS.get(column.data, ("", ""))) if scale == "small" else column.label
 
 
 def runs(scale: Scale, table: PaperTable, configs: Path, seeds: int | None = None) -> list[Line]:

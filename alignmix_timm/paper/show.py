@@ -24,7 +24,7 @@ def table_text(table: PaperTable, scale: Scale, configs: Path, lines: Sequence[L
     if not columns:
         return [*text, *_printed_alone(table)]
     text += _ablation(columns) if table.name == "table8" else [*_beside(scale, columns), *_gains(table, columns)]
-    text += [] if table.name == "table8" else _differences(columns)
+    text += [] if table.name == "table8" else _differences(scale, columns)
     text += [f"{method}: {reason}." for method, reason in _not_run(columns).items()]
     return [*text, "", *(f"- {note}" for note in table.notes)]
 
@@ -77,13 +77,15 @@ def _gains(table: PaperTable, columns: dict[str, list[Compared]]) -> list[str]:
     return ["The paper's gain, the best of AlignMix against the best of the others: " + "; ".join(said) + ".", ""]
 
 
-def _differences(columns: dict[str, list[Compared]]) -> list[str]:
+def _differences(scale: Scale, columns: dict[str, list[Compared]]) -> list[str]:
     """Each method minus no mixing and minus the best other, seed by seed."""
     cells = list(columns.values())
     if all(one.ours is None for column in cells for one in column):
         return []
     header = ["difference, seed by seed"]
-    header += [f"{one[0].column.label}: - {base}" for one in cells for base in ("no mixing", "the best other")]
+    header += [
+        f"{data_label(scale, one[0].column)}: - {base}" for one in cells for base in ("no mixing", "the best other")
+    ]
     rows = []
     for row in zip(*cells, strict=True):
         if any(one.ours is not None for one in row):
