@@ -16,12 +16,12 @@ from typing import Any
 
 import timm
 import torch
-from on_device import MEASURES, device_name, fit, images, measure
 from paired import Setting, add_run_options, paired_parser, print_rows, read_runs, settings_of, train_all
 from torch import nn
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup
+from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, measure
 from alignmix_timm.params import Mode
 from alignmix_timm.points import unannounced
 

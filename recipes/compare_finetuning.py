@@ -14,11 +14,11 @@ from typing import Any
 
 import timm
 import torch
-from on_device import MEASURES, device_name, fit, images, measure
 from paired import Setting, add_run_options, paired_parser, print_rows, read_runs, settings_of, train_all
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer
+from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, measure
 from alignmix_timm.points import unannounced
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.jsonl"

@@ -16,7 +16,6 @@ from typing import Any
 import timm
 import torch
 from accelerate.utils import set_seed
-from images import Images, load
 from quickstart import EMBEDDED, measure, predict
 from tables import spread
 from timm.optim import create_optimizer_v2
@@ -24,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel, choose_point
 from alignmix_timm.alignment import Assignment
+from alignmix_timm.paper.images import Images, load
 
 ASSIGNMENTS: tuple[Assignment, ...] = ("transport", "none")
 

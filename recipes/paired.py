@@ -8,13 +8,13 @@ import argparse
 import json
 import multiprocessing
 import os
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
 from tqdm import tqdm
+
+from alignmix_timm.evaluation.student import estimate
 
 Setting = dict[str, Any]
 Train = Callable[[Setting], dict[str, float]]
@@ -108,15 +108,9 @@ def differences(runs: Sequence[Setting], arm: str, base: str, measure: str) -> l
     return [of[arm, seed] - of[base, seed] for name, seed in of if name == arm and (base, seed) in of]
 
 
-def interval(values: Sequence[float], digits: int = 2) -> str:
+def interval(values: Sequence[float]) -> str:
     """Mean ± half of the 95 % interval."""
-    if not values:
-        return ""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    if len(values) == 1:
-        return mean
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean} ± {half:.{digits}f}"
+    return str(estimate(values) or "")
 
 
 def print_rows(

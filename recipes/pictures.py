@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from images import Images
 from torch import Tensor, nn
 
 from alignmix_timm import choose_point, draw, mix
 from alignmix_timm.alignment import Alignment
 from alignmix_timm.evaluation.plotting import new_figure, save_figure, show
+from alignmix_timm.paper.images import Images
 from alignmix_timm.points.picture import draw_alignment
 from alignmix_timm.points.positions import Positions, tokens_at
 

@@ -20,12 +20,12 @@ import pictures
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed, tqdm
-from images import Images, load
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from alignmix_timm import AlignMixCollator, AlignMixModel
 from alignmix_timm.evaluation.calibration import expected_calibration_error
+from alignmix_timm.paper.images import Images, load
 from alignmix_timm.points import unannounced
 from alignmix_timm.publishing.provenance import Provenance, find_dataset
 from alignmix_timm.publishing.save import load_for_timm, save_for_timm

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from images import decoded
 from torch import Tensor, nn
 
 from alignmix_timm import AlignMixModel
 from alignmix_timm.evaluation.plotting import new_figure, save_figure, show
 from alignmix_timm.mixers import MIXERS, Mixer, NoMixing, image_size, make_mixer
 from alignmix_timm.mixers.pairs import PairMixer
+from alignmix_timm.paper.images import decoded
 from alignmix_timm.params import MixParams, Place
 from alignmix_timm.points import unannounced
 from alignmix_timm.training.config import TrainConfig

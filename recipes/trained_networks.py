@@ -10,13 +10,13 @@ from typing import Any
 import datasets
 import timm
 import torch
-from images import Images, load
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alignmix_timm.alignment import Alignment
+from alignmix_timm.paper.images import Images, load
 from alignmix_timm.points import MixingPoint, choose_point, choose_points, unannounced
 from alignmix_timm.points.maps import MIN_SIZE, FeatureMaps
 from alignmix_timm.points.positions import Positions, tokens_at

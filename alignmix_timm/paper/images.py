@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from alignmix_timm.training.config import TrainConfig
-from alignmix_timm.training.data.dataset import read_image
-from alignmix_timm.training.data.splits import load_splits
+from ..training.config import TrainConfig
+from ..training.data.dataset import read_image
+from ..training.data.splits import load_splits
 
 PAD = 2
 

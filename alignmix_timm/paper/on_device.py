@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from images import Images, load
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alignmix_timm import AlignMixModel
-from alignmix_timm.evaluation.calibration import expected_calibration_error
-from alignmix_timm.mixers import Mixer
-from alignmix_timm.params import Place
-from alignmix_timm.seeds import Stream, generator
+from ..evaluation.calibration import expected_calibration_error
+from ..mixers import Mixer
+from ..model import AlignMixModel
+from ..params import Place
+from ..seeds import Stream, generator
+from .images import Images, load
 
 MEASURES = {"error": "error %", "nll": "NLL", "ece": "ECE %"}
 

@@ -1,0 +1,101 @@
+"""Everything that the paper measures of one network, taken at once: error, calibration, robustness, OOD detection."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..evaluation import calibration, ood, robustness
+from .images import Images
+
+BATCH = 250
+NOISES = {"uniform": ood.uniform_noise, "gaussian": ood.gaussian_noise}
+
+
+class OfPixels(nn.Module):
+    """A network as a function of pixels in [0, 1], in eval mode.
+
+    Args:
+        net: A classifier of normalised images.
+        mean, std: With which it was trained, for each channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, C, H, W] in [0, 1] to logits [B, num_classes]."""
+        return self.net((pixels - self.mean) / self.std)
+
+
+def measure_all(
+    model: OfPixels, test: Images, outliers: Mapping[str, Tensor] | None, attacked: int, seed: int = 0
+) -> dict[str, Any]:
+    """All measures of a network, in percent but for the NLL.
+
+    Args:
+        model: On the device of the images.
+        test: The test images, all of them but for the attacks.
+        outliers: Pixels of out-of-distribution images by the name of their set, [N, C, H, W] uint8. As many images of
+            uniform and Gaussian noise as there are test images, at most 10,000, come on top. None detects nothing.
+        attacked: Number of test images that FGSM and PGD attack, evenly spread over all.
+        seed: Of the noise, the same for all networks that are compared.
+    """
+    logits = _logits(model, test.pixels)
+    rows = calibration.row_scores(logits, test.labels)
+    found = calibration.summary(rows)
+    result: dict[str, Any] = {"error": 100 - found["accuracy"], **found, **attack(model, test, attacked, seed)}
+    result["bins"] = calibration.bin_lists(calibration.bin_sums(rows[:, 0], rows[:, 1]))
+    result["images"] = {"test": len(test), "attacked": min(attacked, len(test))}
+    if outliers is not None:
+        sets = {name: _logits(model, pixels) for name, pixels in outliers.items()}
+        sets |= {name: _noise_logits(model, noise, test, seed) for name, noise in NOISES.items()}
+        inliers = ood.max_softmax(logits)
+        result["ood"] = {name: ood.detection(inliers, ood.max_softmax(scores)) for name, scores in sets.items()}
+        result["images"] |= {name: len(scores) for name, scores in sets.items()}
+    return result
+
+
+def attack(model: OfPixels, test: Images, count: int, seed: int) -> dict[str, float]:
+    """Errors under FGSM and PGD, of ``count`` test images."""
+    index = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long()
+    parts: dict[str, list[Tensor]] = {}
+    for part in index.split(BATCH):
+        pixels, labels = _unit(test.pixels[part]), test.labels[part]
+        noise = robustness.start_noise(seed, part.tolist(), tuple(pixels.shape[1:])).to(pixels.device)
+        once = robustness.fgsm(model, pixels, labels)
+        often = robustness.pgd(model, pixels, labels, noise)
+        rows = {
+            "fgsm_correct": once.correct,
+            "pgd_correct": often.correct,
+            "fgsm_zero_gradient": once.zero_gradient,
+            "pgd_zero_gradient": often.zero_gradient,
+            "nan_logits": once.nan_logits | often.nan_logits,
+        }
+        for name, values in rows.items():
+            parts.setdefault(name, []).append(values)
+    found = robustness.summary({name: torch.cat(values) for name, values in parts.items()})
+    return {name.removesuffix("_error"): value for name, value in found.items() if name != "clean_error"}
+
+
+@torch.no_grad()
+def _logits(model: OfPixels, pixels: Tensor) -> Tensor:
+    return torch.cat([model(_unit(part)) for part in pixels.split(BATCH)]).float()
+
+
+@torch.no_grad()
+def _noise_logits(model: OfPixels, noise: Any, test: Images, seed: int) -> Tensor:
+    rows = torch.arange(min(len(test), 10_000)).split(BATCH)
+    return torch.cat([model(noise(part.tolist(), test.size, seed).to(test.pixels.device)) for part in rows]).float()
+
+
+def _unit(pixels: Tensor) -> Tensor:
+    return pixels.float() / 255

@@ -1,0 +1,64 @@
+"""The results of finished runs: a file with one JSON line for each, which processes and machines may share."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Line = dict[str, Any]
+_IDENTITY = ("scale", "config", "seed")
+
+
+def read_lines(folder: Path) -> list[Line]:
+    """The lines of all files of the folder, each run once; one that a kill left unfinished is not one."""
+    found: dict[str, Line] = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        for text in file.read_text().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue
+            found.setdefault(identity(line), line)
+    return list(found.values())
+
+
+def identity(run: Line) -> str:
+    """What tells runs apart: scale, config and seed, as one canonical text."""
+    return json.dumps({name: run[name] for name in _IDENTITY}, sort_keys=True)
+
+
+def find(lines: Iterable[Line], run: Line) -> Line | None:
+    """The line of a run; None if it is not done."""
+    sought = identity(run)
+    return next((line for line in lines if identity(line) == sought), None)
+
+
+def append_line(file: Path, line: Line) -> None:
+    """Write a line at the end of the file, after what a kill left of an unfinished one, and bring it to disk."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab+") as lines:
+        fcntl.flock(lines, fcntl.LOCK_EX)
+        end = lines.seek(0, os.SEEK_END)
+        if end:
+            lines.seek(end - 1)
+            if lines.read(1) != b"\n":
+                lines.write(b"\n")
+        lines.write(json.dumps(line).encode() + b"\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def value(line: Line, measure: str) -> float | None:
+    """A measure of a line, by its key; dots lead into it. None if it was not taken."""
+    found: Any = line["result"]
+    for name in measure.split("."):
+        found = found.get(name) if isinstance(found, dict) else None
+    return found
+
+
+def by_seed(lines: Iterable[Line], config: dict[str, Any] | None, measure: str) -> dict[int, float]:
+    """A measure of the runs of one config, where it was taken, by their seeds."""
+    values = {line["seed"]: value(line, measure) for line in lines if line["config"] == config}
+    return {seed: found for seed, found in sorted(values.items()) if found is not None}

@@ -1,0 +1,127 @@
+"""Do the runs that are not done, alone or beside other processes and machines that share the folder of the results."""
+
+import hashlib
+import importlib.metadata
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .locks import holding
+from .results import Line, append_line, find, identity, read_lines
+
+Train = Callable[[Line], dict[str, Any]]
+WAIT = 10.0  # seconds between looks at the runs of others
+PACKAGES = ("alignmix-timm", "torch", "timm", "torchvision", "numpy", "scipy")
+
+
+def work(runs: Sequence[Line], train: Train, folder: Path) -> list[Line]:
+    """Do what is missing of these runs, in their order; what others do at the moment is waited for.
+
+    Killed at any time, it does the rest when it is called again: a run is done when its line is written, and nothing
+    else is kept here.
+
+    Args:
+        runs: Scale, config and seed of each.
+        train: Does one run; returns its result.
+        folder: Of the results; a file for each scale, and ``locks``.
+
+    Returns:
+        The lines of the runs, in their order.
+    """
+    while missing := [run for run in runs if find(read_lines(folder), run) is None]:
+        did = False
+        for run in missing:
+            with holding(folder / "locks" / f"{_name(run)}.lock") as mine:
+                if mine and find(read_lines(folder), run) is None:
+                    append_line(folder / f"{run['scale']}.jsonl", finished(run, train))
+                    did = True
+                    print(progress(runs, read_lines(folder), run), flush=True)
+        if not did:
+            time.sleep(WAIT)
+    lines = read_lines(folder)
+    return [line for run in runs if (line := find(lines, run)) is not None]
+
+
+def progress(runs: Sequence[Line], lines: Sequence[Line], last: Line) -> str:
+    """One line: how many of the runs are done, what the last one gave, and how long one process needs for the rest."""
+    done = [line for run in runs if (line := find(lines, run)) is not None]
+    left = [run for run in runs if find(lines, run) is None]
+    line = find(lines, last)
+    assert line is not None
+    seconds = round(sum(expected_seconds(run, done) for run in left))
+    return (
+        f"[{len(done)}/{len(runs)}] {describe(last)}: error {line['result']['error']:.2f} %, {line['seconds']:.0f} s; "
+        f"left for one process: {timedelta(seconds=seconds)}"
+    )
+
+
+def expected_seconds(run: Line, done: Sequence[Line]) -> float:
+    """The median of the runs of the same mixer, else of all that are done."""
+    alike = [line["seconds"] for line in done if line["config"]["mixers"] == run["config"]["mixers"]]
+    return statistics.median(alike or [line["seconds"] for line in done])
+
+
+def describe(run: Line) -> str:
+    """A run in a few words."""
+    config = run["config"]
+    words = [run["scale"], config["data"], config["model"], *config["mixers"]]
+    if config["mixers"] == ["alignmix"]:
+        words += [config["method"].removeprefix("alignmix").strip("_"), "".join(m[0] for m in config["modes"])]
+        words += ["aligned" if config["assignment"] == "transport" else "unaligned"]
+        words += ["tensor"] if config.get("embedding") == "tensor" else []
+        words += [f"grid {config['grid']}"] if "grid" in config else []
+    return f"{' '.join(word for word in words if word)}, seed {run['seed']}"
+
+
+def finished(run: Line, train: Train) -> Line:
+    """Do the run; its line says by what, and on which hardware."""
+    start = time.monotonic()
+    result = train(run)
+    about = {"commit": _commit(), "versions": _versions(), "hardware": hardware()}
+    return {**run, **about, "seconds": round(time.monotonic() - start, 1), "result": result}
+
+
+def hardware() -> str:
+    """Of this process: the accelerator, or the processor and the number of threads."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{next(iter(names), platform.processor() or platform.machine())}, {torch.get_num_threads()} thread(s)"
+
+
+def _name(run: Line) -> str:
+    config = run["config"]
+    digest = hashlib.sha256(identity(run).encode()).hexdigest()[:12]
+    return f"{run['scale']}-{config['data']}-{config['mixers'][0]}-{run['seed']}-{digest}"
+
+
+def _commit() -> str:
+    """Of the checkout that this file is in, with ``+`` where tracked files were changed; empty outside of one."""
+    try:
+        return _git("rev-parse", "HEAD")[:12] + ("+" if _git("status", "--porcelain", "-uno", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    line = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
+    return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,87 @@
+"""A run of the small scale: few images in memory, trained by the loop of ``on_device`` on one thread, then measured."""
+
+import functools
+from dataclasses import fields
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from ..points import unannounced
+from ..seeds import Stream, seed_all
+from ..training.build import build_model, wrap_model
+from ..training.config import TrainConfig
+from ..training.data.splits import load_splits
+from ..training.mixing import build_mixer
+from .images import Images, decoded
+from .measures import OfPixels, measure_all
+from .on_device import fit
+from .outliers import outlier_sets
+from .results import Line
+
+ATTACKED = 500  # test images that FGSM and PGD attack
+SIDE = 32
+
+
+def train(run: Line, data: str, outliers: dict[str, str] | None) -> dict[str, Any]:
+    """Train and measure one network; the same numbers on every machine that rounds alike.
+
+    Args:
+        run: Its config and seed.
+        data: Name or folder of the dataset.
+        outliers: Names or folders of out-of-distribution images, by the name of the set; None detects none, nor noise.
+
+    Returns:
+        All that :func:`.measures.measure_all` takes.
+
+    Raises:
+        ValueError: data that cannot be loaded.
+        FloatingPointError: the loss is not finite.
+    """
+    torch.set_num_threads(1)
+    settings, seed = run["config"], run["seed"]
+    training, test = rows(data, settings["classes"], settings["images_per_class"])
+    names = {option.name for option in fields(TrainConfig)}
+    config = TrainConfig(**{name: value for name, value in settings.items() if name in names}, seed=seed)
+    config.check()
+    seed_all(seed, Stream.INIT)
+    net = build_model(config, settings["classes"]).to(memory_format=torch.channels_last)
+    mixer, shape = build_mixer(config), {"input_size": test.size, "mean": config.mean, "std": config.std}
+    with unannounced():
+        model: Any = wrap_model(net, config, shape, mixer)
+    optimizer = torch.optim.SGD(
+        model.parameters(), settings["lr"], momentum=0.9, weight_decay=config.weight_decay, nesterov=True, foreach=True
+    )
+    fit(model, optimizer, mixer, training, {**settings, "seed": seed})
+    model.hooks.detach()
+    assert config.mean is not None
+    assert config.std is not None
+    return measure_all(OfPixels(net, config.mean, config.std), test, outlier_sets(outliers, SIDE), ATTACKED)
+
+
+@functools.cache
+def rows(data: str, classes: int, per_class: int) -> tuple[Images, Images]:
+    """The first training images and all test images of the classes kept, which are evenly spread over all.
+
+    Raises:
+        ValueError: the data cannot be loaded, or have fewer classes.
+    """
+    splits = load_splits(TrainConfig(data=data))
+    if classes > len(splits.names):
+        raise ValueError(f"data must have at least {classes} classes, {data!r} has {len(splits.names)}.")
+    kept = [number * len(splits.names) // classes for number in range(classes)]
+    training, test = (
+        _first(part, splits.image, splits.label, kept, count)
+        for part, count in ((splits.train, per_class), (splits.test, None))
+    )
+    return training, test
+
+
+def _first(part: datasets.Dataset, image: str, label: str, classes: list[int], count: int | None) -> Images:
+    """The first images of each class, with classes numbered anew, in the order of the dataset."""
+    labels = np.array(part[label])
+    index = np.sort(np.concatenate([np.flatnonzero(labels == kept)[:count] for kept in classes]))
+    found = decoded(part.select(index), image, label, SIDE)
+    found.labels = torch.from_numpy(np.searchsorted(classes, found.labels.numpy()))
+    return found

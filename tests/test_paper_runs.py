@@ -1,0 +1,123 @@
+"""The runs behind the paper's tables: the settings of every cell at the paper's scale, and a run of the small one."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from launcher import ROOT
+
+from alignmix_timm.paper import full, small
+from alignmix_timm.paper.command import DATA
+from alignmix_timm.paper.images import Images
+from alignmix_timm.paper.measures import OfPixels, measure_all
+from alignmix_timm.paper.methods import METHODS
+from alignmix_timm.paper.numbers import paper_tables
+from alignmix_timm.paper.results import read_lines
+from alignmix_timm.paper.runner import describe, hardware
+from alignmix_timm.paper.scales import runs
+
+CONFIGS = ROOT / "recipes" / "configs"
+TABLES = paper_tables()
+
+
+def cells_of_the_paper() -> list[dict[str, Any]]:
+    """One run of each config of the paper's scale."""
+    found = {json.dumps(run["config"]): run for table in TABLES.values() for run in runs("paper", table, CONFIGS, 1)}
+    return list(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", cells_of_the_paper(), ids=describe)
+def test_every_cell_of_the_paper_dry_runs(run: dict[str, Any], tmp_path: Path) -> None:
+    config = full.training_config(run, "any", tmp_path)
+    full.train_alone(replace(config, dry_run=True, pretrained=False, workers=0))
+
+
+@pytest.mark.slow
+def test_a_run_of_the_paper_is_trained_once_and_measured(tmp_path: Path) -> None:
+    run = runs("paper", TABLES["table7"], CONFIGS, 1)[0]
+    shorter = {"epochs": 2, "eval_every": 1, "batch_size": 32, "max_train_samples": 64, "max_eval_samples": 40}
+    other = {"image_column": "image", "label_column": "label", "num_classes": 10, "workers": 0}
+    run["config"] |= shorter | other | {"model_args": {"width": 4}}
+    data = str(ROOT / DATA["fashion_mnist"])
+    found = full.train(run, data, {"itself_resize": data}, tmp_path)
+    assert found["best_error"] <= found["error"] == pytest.approx(100 - found["accuracy"])
+    assert found["images"] | {"itself_resize": 2000} == found["images"]
+    (folder,) = tmp_path.iterdir()
+    before = (folder / "metrics.jsonl").read_text()
+    assert full.train(run, data, None, tmp_path)["nll"] == found["nll"]
+    assert (folder / "metrics.jsonl").read_text() == before
+
+
+def cells_of_the_small() -> list[dict[str, Any]]:
+    """One run of each config of the small scale, on the images of the project."""
+    found = [run for table in TABLES.values() for run in runs("small", table, CONFIGS, 1)]
+    return [run for index, run in enumerate(found) if run not in found[:index] and run["config"]["data"] == "cifar100"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", cells_of_the_small(), ids=describe)
+def test_every_cell_of_the_small_scale_trains(run: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small, "ATTACKED", 10)
+    config = {**run["config"], "epochs": 1, "classes": 5, "images_per_class": 20}
+    found = small.train({**run, "config": config}, str(ROOT / DATA["fashion_mnist"]), None)
+    assert 0 <= found["error"] < 100
+    assert 0 < found["nll"] < 10
+
+
+class Brightness(torch.nn.Module):
+    """Two classes by the mean pixel, with confidence that grows with the distance from grey."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        level = 8 * images.mean((1, 2, 3))
+        return torch.stack([-level, level], 1)
+
+
+def test_all_measures_of_a_network_that_is_known() -> None:
+    pixels = torch.cat([torch.full((6, 3, 8, 8), 16), torch.full((4, 3, 8, 8), 240)]).to(torch.uint8)
+    labels = torch.tensor([0] * 5 + [1] + [1] * 4)  # one dark image is labelled bright
+    outliers = {"grey": torch.full((5, 3, 8, 8), 127, dtype=torch.uint8)}
+    model = OfPixels(Brightness(), [0.5] * 3, [0.5] * 3)
+    found = measure_all(model, Images(pixels, labels), outliers, attacked=10)
+    assert found["error"] == pytest.approx(10)
+    assert found["accuracy"] == pytest.approx(90)
+    assert found["ece"] == pytest.approx(10, abs=0.01)  # certain, and right in nine of ten
+    assert found["fgsm"] == found["pgd"] == pytest.approx(10)  # 8 levels do not make a dark image bright
+    assert found["ood"]["grey"]["auroc"] == 100
+    assert found["images"] == {"test": 10, "attacked": 10, "grey": 5, "uniform": 10, "gaussian": 10}
+    assert sum(found["bins"]["examples"]) == 10
+    assert "ood" not in measure_all(model, Images(pixels, labels), None, attacked=2)
+
+
+def test_small_rows_are_the_first_of_classes_spread_over_all() -> None:
+    training, test = small.rows(str(ROOT / "recipes" / "data" / "fashion_mnist"), 5, 3)
+    assert training.labels.bincount().tolist() == [3] * 5
+    assert set(test.labels.tolist()) == set(range(5))
+    assert training.pixels.shape == (15, 3, 32, 32)
+
+
+LINES = [
+    line
+    for line in read_lines(ROOT / "recipes" / "results" / "tables")
+    if line["config"].get("data") == "fashion_mnist"
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LINES, reason="no run on the images of the project yet")
+def test_a_committed_number_comes_out_again() -> None:
+    """The quickest committed run, anew: to the last bit on the hardware and versions that it was made with."""
+    line = min(LINES, key=lambda line: line["seconds"])
+    found = small.train(line, str(ROOT / DATA["fashion_mnist"]), None)
+    alike = line["hardware"] == hardware() and line["versions"]["torch"] == torch.__version__.partition("+")[0]
+    for name in ("error", "nll", "ece", "fgsm"):
+        expected = line["result"][name]
+        assert found[name] == (expected if alike else pytest.approx(expected, rel=0.05)), name
+
+
+def test_every_method_of_the_paper_has_a_row() -> None:
+    for name, table in TABLES.items():
+        assert name == "table8" or table.rows.keys() <= METHODS.keys()

@@ -1,0 +1,266 @@
+"""The tables of the paper: the printed numbers, the runs of their cells, and what is made of the results."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from launcher import ROOT
+
+from alignmix_timm.evaluation.student import estimate
+from alignmix_timm.paper import locks, runner
+from alignmix_timm.paper.claims import ABSENT, KINDS, OPEN, OPPOSITE, SHOWS, claims
+from alignmix_timm.paper.compare import compared, difference
+from alignmix_timm.paper.cost import cost_text
+from alignmix_timm.paper.figure4 import save_figure4
+from alignmix_timm.paper.locks import holding, is_dead
+from alignmix_timm.paper.methods import METHODS
+from alignmix_timm.paper.numbers import gain, paper_tables
+from alignmix_timm.paper.report import report
+from alignmix_timm.paper.results import append_line, read_lines
+from alignmix_timm.paper.scales import SCALES, Scale, cell, runs
+from alignmix_timm.paper.show import table_text
+from alignmix_timm.training.config import TrainConfig
+
+FORK = multiprocessing.get_context("fork")
+CONFIGS = ROOT / "recipes" / "configs"
+TABLES = paper_tables()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_printed_gains_follow_from_the_rows_but_for_the_corrections(name: str) -> None:
+    table = TABLES[name]
+    assert all(len(numbers) == len(table.columns) for numbers in table.rows.values())
+    for index, (column, printed) in enumerate(zip(table.columns, table.printed_gain, strict=False)):
+        if printed is not None:
+            recomputed = gain(table, index)
+            assert (recomputed == printed) == (column.key not in table.corrections), column.key
+            assert table.corrections.get(column.key, printed) == recomputed
+
+
+def test_table8_has_the_numbers_of_table1a_where_it_repeats_a_run() -> None:
+    ablation, errors = TABLES["table8"].rows, TABLES["table1a"].rows
+    column = [column.key for column in TABLES["table1a"].columns].index("cifar100_r18")
+    for row, index, method in (
+        ("baseline", 0, "baseline"),
+        ("manifold", 0, "manifold"),
+        ("stylecutmix", 0, "stylecutmix"),
+        ("alignmix x, A, e", 1, "alignmix"),
+        ("alignmix_ae x, A, e", 1, "alignmix_ae"),
+    ):
+        accuracy, error = ablation[row][index], errors[method][column]
+        assert accuracy is not None
+        assert error is not None
+        assert accuracy == pytest.approx(100 - error)
+
+
+def test_tables_share_their_runs() -> None:
+    wide, narrow = (runs("small", TABLES[name], CONFIGS) for name in ("table1a", "table7"))
+    of_cifar = [run for run in wide if run["config"]["data"] == "cifar100"]
+    for name in ("table2", "table3", "table6", "table7"):
+        trained = runs("small", TABLES[name], CONFIGS)
+        assert [run for run in trained if run["config"]["data"] == "cifar100"] == of_cifar
+    ablation = runs("small", TABLES["table8"], CONFIGS)
+    shared = [run for run in narrow if run in ablation]
+    assert len({json.dumps(run["config"]) for run in shared}) == 5  # baseline, manifold, AlignMix aligned or not, AE
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_options_of_every_cell_are_those_of_a_run(scale: Scale) -> None:
+    names = set(TrainConfig.__dataclass_fields__)
+    found = [run for table in TABLES.values() for run in runs(scale, table, CONFIGS)]
+    assert found
+    for run in found:
+        options = {name: value for name, value in run["config"].items() if name in names}
+        assert run["config"].keys() - names <= {"classes", "images_per_class"}
+        TrainConfig(**options).check()
+
+
+def test_the_paper_scale_has_the_settings_of_the_appendix() -> None:
+    configs = [run["config"] for run in runs("paper", TABLES["table1a"], CONFIGS)]
+    for config in configs:
+        assert config["batch_size"] == 128
+        assert config["epochs"] == (1200 if config["data"] == "tiny_imagenet" else 2000)
+        if "alignmix" in config["mixers"]:
+            assert (config["epsilon"], config["num_iters"], config["cost_scale"]) == (0.1, 100, "raw")
+        elif config["mixers"] != ["none"]:
+            assert config["mixer_args"][f"{config['mixers'][0]}.alpha"] == 2
+
+
+def test_differences_are_taken_seed_by_seed() -> None:
+    found = difference({0: 10.0, 1: 20.0, 2: 30.0, 7: 5.0}, {0: 9.0, 1: 18.0, 2: 27.0, 5: 1.0})
+    assert found is not None
+    assert (found.mean, found.size) == (2.0, 3)
+    assert found.half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)  # Student's t of 2 degrees of freedom
+    assert found.sign == 0
+    assert difference({0: 1.0}, {1: 1.0}) is None
+
+
+@pytest.mark.parametrize(("values", "sign"), [([1.0, 1.1, 0.9], 1), ([-1.0, -1.1, -0.9], -1), ([1.0], 0)])
+def test_a_sign_needs_an_interval_off_zero(values: list[float], sign: int) -> None:
+    found = estimate(values)
+    assert found is not None
+    assert found.sign == sign
+
+
+def line(row: str, seed: int, **result: float) -> dict[str, Any]:
+    """A finished run of the small scale on CIFAR-100."""
+    config = cell("small", TABLES["table7"].columns[0], METHODS[row], CONFIGS)
+    about = {"hardware": "a machine", "seconds": 1.0}
+    return {"scale": "small", "config": config, "seed": seed, **about, "result": {**result, "images": {"test": 2000}}}
+
+
+def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> None:
+    errors = {"baseline": 10.0, "cutmix": 8.0, "manifold": 9.0, "alignmix_unaligned": 1.0, "alignmix": 7.0}
+    lines = [line(row, seed, ece=value + seed) for row, value in errors.items() for seed in range(3)]
+    cells = {one.method.key: one for one in compared(TABLES["table7"], "small", CONFIGS, lines)["ece"]}
+    assert cells["alignmix"].minus_none == (-3.0, 0.0, 3)
+    assert (cells["alignmix"].minus_best, cells["alignmix"].best) == ((-1.0, 0.0, 3), "CutMix")
+    assert (cells["cutmix"].minus_best, cells["cutmix"].best) == ((-1.0, 0.0, 3), "manifold mixup")
+    assert cells["baseline"].minus_none is None
+    assert cells["input"].missing == "no run yet"
+    assert "AdaIN" in cells["stylemix"].missing
+    text = "\n".join(table_text(TABLES["table7"], "small", CONFIGS, lines))
+    assert "| AlignMix | 5.78 | 8.00 ± 2.48 (3) | 0.41 | no run yet |" in text
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-2.0, SHOWS), (2.0, OPPOSITE), (0.0, OPEN)], ids=("lower", "higher", "equal")
+)
+def test_verdicts_and_the_report_follow_from_the_intervals(shift: float, verdict: str) -> None:
+    spread = (-0.1, 0.0, 0.1)
+    lines = [line("baseline", seed, ece=10.0) for seed in range(3)]
+    lines += [line("alignmix", seed, ece=10 + shift + spread[seed]) for seed in range(3)]
+    found = {(claim.kind, claim.text): claim for claim in claims("small", CONFIGS, lines)}
+    claim = found["no mixing", "table7, ECE: AlignMix against no mixing"]
+    assert (claim.printed, claim.verdict) == (-4.47, verdict)
+    assert found["unaligned", "table7, ECE: AlignMix against unaligned"].verdict == ABSENT
+    text = report(CONFIGS, lines)
+    counted = {SHOWS: "1 lie on", OPPOSITE: "1 on the other", OPEN: "1 hold zero"}
+    assert f"{KINDS['no mixing']}: the paper's claim " in text
+    assert counted[verdict] in text
+    assert "6 of 140 are done" in text
+
+
+def test_a_line_that_a_kill_left_unfinished_does_no_harm(tmp_path: Path) -> None:
+    first, second = line("baseline", 0, error=1.0), line("baseline", 1, error=2.0)
+    append_line(tmp_path / "small.jsonl", first)
+    with (tmp_path / "small.jsonl").open("a") as file:
+        file.write(json.dumps(second)[:40])
+    assert read_lines(tmp_path) == [first]
+    append_line(tmp_path / "small.jsonl", second)
+    assert read_lines(tmp_path) == [first, second]
+
+
+def result_of(run: dict[str, Any]) -> dict[str, Any]:
+    return {"error": float(run["seed"])}
+
+
+def test_only_the_run_whose_line_is_gone_is_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wanted = runs("small", TABLES["table7"], CONFIGS)[:3]
+    lines = runner.work(wanted, result_of, tmp_path)
+    assert [one["result"] for one in lines] == [{"error": float(run["seed"])} for run in wanted]
+    assert "[3/3]" in capsys.readouterr().out
+    file = tmp_path / "small.jsonl"
+    kept = file.read_text().splitlines()
+    file.write_text("\n".join([kept[0], kept[2]]) + "\n")
+    done: list[Any] = []
+    runner.work(wanted, lambda run: done.append(run) or {"error": 0.0}, tmp_path)
+    assert done == [wanted[1]]
+    assert not list((tmp_path / "locks").iterdir())
+
+
+def test_the_cost_stands_beside_the_papers_and_names_its_hardware() -> None:
+    result = {"baseline": {"milliseconds": 200.0, "ratio": 1.0}, "alignmix": {"milliseconds": 240.0, "ratio": 1.21}}
+    config = {"hardware": "a fast machine", "batch_size": 8}
+    text = "\n".join(cost_text([{"scale": "cost", "config": config, "seed": 0, "result": result}]))
+    assert "a fast machine, 8 images: ours, ms" in text
+    assert "| AlignMix | 450 | 1.08 | 240 | 1.21 |" in text
+    assert "| StyleMix | 828 | 1.98 | does not run |  |" in text
+
+
+@pytest.mark.slow
+def test_figure_4_is_drawn_of_all_seeds(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="call table7 without --print-only"):
+        save_figure4("small", CONFIGS, [], tmp_path / "figure.png")
+    bins = {"examples": [0, 4, 6], "correct": [0, 2, 5], "confidence": [0.0, 2.0, 5.5]}
+    lines = [line(row, seed, ece=1.0) for row in ("baseline", "alignmix") for seed in range(2)]
+    for one in lines:
+        one["result"]["bins"] = bins
+    assert save_figure4("small", CONFIGS, lines, tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def killed_in_the_second(run: dict[str, Any]) -> dict[str, Any]:
+    if run["seed"] == 0 and run["config"]["mixers"] == ["mixup"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"error": 1.0}
+
+
+def test_a_run_that_was_killed_is_done_by_the_next_call_and_no_other_again(tmp_path: Path) -> None:
+    wanted = runs("small", TABLES["table7"], CONFIGS)[:4]
+    process = FORK.Process(target=runner.work, args=(wanted, killed_in_the_second, tmp_path))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert len(read_lines(tmp_path)) == 1
+    assert len(list((tmp_path / "locks").glob("*.lock"))) == 1
+    done: list[Any] = []
+    runner.work(wanted, lambda run: done.append(run) or {"error": 2.0}, tmp_path)
+    assert done == wanted[1:]
+
+
+def slow(run: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(0.02)
+    return {"error": float(os.getpid())}
+
+
+def test_processes_share_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "WAIT", 0.05)
+    wanted = runs("small", TABLES["table7"], CONFIGS)[:12]
+    processes = [FORK.Process(target=runner.work, args=(wanted, slow, tmp_path)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    written = (tmp_path / "small.jsonl").read_text().splitlines()
+    assert len(written) == len(wanted)
+    assert {json.loads(text)["result"]["error"] for text in written} == {float(process.pid) for process in processes}
+
+
+def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
+    lock = tmp_path / "locks" / "one.lock"
+    with holding(lock) as first, holding(lock) as second:
+        assert (first, second) == (True, False)
+    assert not lock.exists()
+    process = FORK.Process(target=os._exit, args=(0,))
+    process.start()
+    process.join()
+    owner = {"host": locks.socket.gethostname(), "process": process.pid}
+    lock.write_text(json.dumps(owner))
+    assert is_dead(lock)
+    with holding(lock) as taken:
+        assert taken
+        assert not is_dead(lock)
+
+
+@pytest.mark.parametrize(("age", "dead"), [(locks.EXPIRY / 2, False), (2 * locks.EXPIRY, True)])
+def test_a_lock_of_another_machine_expires(tmp_path: Path, age: float, dead: bool) -> None:
+    lock = tmp_path / "one.lock"
+    lock.write_text(json.dumps({"host": "another", "process": 1}))
+    os.utime(lock, (time.time() - age,) * 2)
+    assert is_dead(lock) == dead
+    with holding(lock) as taken:
+        assert taken == dead
+
+
+def test_a_lock_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
+    lock = tmp_path / "one.lock"
+    with holding(lock):
+        os.utime(lock, (0, 0))
+        time.sleep(0.1)
+        assert time.time() - lock.stat().st_mtime < 60
