@@ -55,8 +55,8 @@ def _seed_host(seed: int, *key: int) -> int:
     return third % 2**63
 
 
-# What follows is numpy's SeedSequence, whose general form takes several times as long as seeding does. A key that differs
-# from one seen before in its last number alone, as a row of an epoch does, takes up the hash there.
+# What follows is numpy's SeedSequence, which takes longer than seeding itself. A key that differs from one before in
+# its last number alone, as a row of an epoch does, takes up the hash there.
 
 _MASK = 0xFFFFFFFF
 _POWERS = [0x8B51F9DD * 0x58F38DED**power & _MASK for power in range(7)]
