@@ -4,7 +4,7 @@ With a checkout of timm also the time of an epoch in whole processes, of the eng
 
     python recipes/benchmark_training.py
     python recipes/benchmark_training.py --model resnet18 --blocks 15
-    OMP_NUM_THREADS=1 python recipes/benchmark_training.py --model resnet18 --batch-size 16 --workers 2 --blocks 0 --timm DIR
+    python recipes/benchmark_training.py --model resnet18 --batch-size 16 --workers 2 --blocks 0 --timm DIR
     python recipes/benchmark_training.py --batch-size 128 --steps 10 --precision bf16 --compile        # on a GPU
 
 Blocks of steps alternate between the variants; ratios are taken within a block, and printed with their median and
