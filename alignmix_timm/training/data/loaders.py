@@ -1,5 +1,6 @@
 """The batches of a run: for training from any step on, and for evaluation."""
 
+import functools
 import multiprocessing
 import os
 import warnings
@@ -71,8 +72,13 @@ class Loaders:
 
     def evaluation(self) -> DeviceBatches:
         """Every row of the evaluation split in one process and once, in batches of the micro-batch size."""
+        return self._evaluation
+
+    @functools.cached_property
+    def _evaluation(self) -> DeviceBatches:
         keys = [Key(0, row) for row in range(self.rank, len(self.test), self.processes)]
-        return self._loader(self.test, self.workers, batch_size=self.plan.micro_batch, sampler=keys)
+        options: dict[str, Any] = dict(batch_size=self.plan.micro_batch, sampler=keys)
+        return self._loader(self.test, self.workers, persistent_workers=self.workers > 0, **options)
 
     def _streamed(self, start: int) -> DeviceBatches:
         assert self.stream is not None
