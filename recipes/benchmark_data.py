@@ -35,7 +35,8 @@ from alignmix_timm.training.data.loaders import Loaders
 from alignmix_timm.training.data.splits import load_splits
 from alignmix_timm.training.data.transforms import data_config
 
-AUGMENTED: dict[str, Any] = dict(aa="rand-m9-mstd0.5-inc1", reprob=0.25)
+# timm fails at magnitude 9 with Pillow 13, by posterizing to no bits.
+AUGMENTED: dict[str, Any] = dict(aa="rand-m7-mstd0.5-inc1", reprob=0.25)
 BOUND, REDUCED_BOUND = 1.02, 0.85
 
 

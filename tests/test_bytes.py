@@ -82,7 +82,7 @@ def test_what_is_erased_is_drawn_as_timm_does(size: tuple[int, int]) -> None:
         random.seed(row)
         timms(expected)
         random.seed(row)
-        erase(found, ours.draw(*size)[None])
+        erase(found, torch.tensor([ours.draw(*size)]))
         assert torch.equal(found[0] != 0, expected != 0)
         erased += bool(expected.any())
     assert 20 < erased < 36
@@ -91,7 +91,7 @@ def test_what_is_erased_is_drawn_as_timm_does(size: tuple[int, int]) -> None:
 def test_noise_follows_from_the_row_alone() -> None:
     """Not from its batch, its memory format, or what else was drawn; and it has mean 0 and standard deviation 1."""
     random.seed(0)
-    drawn = torch.stack([Erasing(1.0).draw(64, 64) for _ in range(60)])
+    drawn = torch.tensor([Erasing(1.0).draw(64, 64) for _ in range(60)])
     whole = torch.zeros(60, 3, 64, 64)
     erase(whole, drawn)
     torch.rand(7)

@@ -201,7 +201,7 @@ def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
         batch["labels"] = torch.tensor([example["labels"] for example in readable])
         batch["rows"] = torch.tensor([example["row"] for example in readable])
         if "erased" in readable[0]:
-            batch["erased"] = torch.stack([example["erased"] for example in readable])
+            batch["erased"] = torch.tensor([example["erased"] for example in readable])
     return batch
 
 

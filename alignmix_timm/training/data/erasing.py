@@ -11,6 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+Drawn = tuple[int, int, int, int, int]
+
+_NOTHING: Drawn = (0, 0, 0, 0, 0)
 _AREA, _ASPECT, _TRIES = (0.02, 1 / 3), (0.3, 1 / 0.3), 10  # timm's
 
 
@@ -19,22 +22,22 @@ class Erasing(NamedTuple):
 
     probability: float
 
-    def draw(self, height: int, width: int) -> Tensor:
+    def draw(self, height: int, width: int) -> Drawn:
         """The place of the rectangle and the seed of its noise: top, left, height, width, seed; zeros for none.
 
         Args:
             height, width: Of the image.
         """
         if random.random() > self.probability:
-            return torch.zeros(5, dtype=torch.int64)
+            return _NOTHING
         for _ in range(_TRIES):
             area = random.uniform(*_AREA) * height * width
             aspect = math.exp(random.uniform(*map(math.log, _ASPECT)))
             tall, wide = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if tall < height and wide < width:
                 top, left = random.randint(0, height - tall), random.randint(0, width - wide)
-                return torch.tensor([top, left, tall, wide, random.getrandbits(63)])
-        return torch.zeros(5, dtype=torch.int64)
+                return top, left, tall, wide, random.getrandbits(63)
+        return _NOTHING
 
 
 def erase(images: Tensor, drawn: Tensor) -> None:
@@ -42,7 +45,7 @@ def erase(images: Tensor, drawn: Tensor) -> None:
 
     Args:
         images: [B, C, H, W].
-        drawn: [B, 5] on the CPU, rows of :meth:`Erasing.draw`.
+        drawn: [B, 5] on the CPU, what :meth:`Erasing.draw` returned for each.
     """
     generator = torch.Generator(images.device)
     for image, (top, left, tall, wide, seed) in zip(images, drawn.tolist(), strict=True):

@@ -97,6 +97,8 @@ def _limited(max_pixels: int) -> Iterator[None]:
 
 def _orientation(picture: Image.Image) -> Image.Transpose | None:
     """What turns the image upright; None if nothing has to, or its EXIF data cannot be read."""
+    if picture.format == "JPEG" and not picture.info.keys() & {"exif", "xmp"}:
+        return None  # which Pillow takes its time to find
     try:
         return _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # SyntaxError, struct.error, TypeError, AttributeError, ...: the pixels are none the worse for it
