@@ -1,9 +1,10 @@
 """A timm model that mixes its training batches, for Accelerate, the Hugging Face Trainer, or a loop; and its output."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.utils._pytree as pytree
 from torch import Tensor, nn
 from typing_extensions import Unpack
@@ -12,6 +13,7 @@ from .attaching import AttachOptions, attach
 from .mixers import AlignMixup, MixDraw, Mixed, Mixer, drawn, mix_batch
 from .mixers.option_names import check_option_names
 from .params import MixParams
+from .points.normalization import Statistics, normalize, statistics_of
 from .targets import DenseCrossEntropy, check_criterion, check_num_classes, check_smoothing, dense_loss, dense_targets
 from .timm_interface import TransparentWrapper
 
@@ -81,6 +83,8 @@ class AlignMixModel(TransparentWrapper):
         mixer: How batches are mixed, the same as the collator's; default AlignMix.
         label_smoothing: For class-index labels in training, in [0, 1).
         num_classes: Default ``model.num_classes``, also after ``reset_classifier``.
+        mean, std: Of each channel, or one for all, for pixels in [0, 1]: images that come as bytes are normalised by
+            them, on the device; default those of the model's ``pretrained_cfg``.
         **options: feature_module, input_size, classifier: see :func:`alignmix_timm.attach`; epsilon, num_iters,
             cost_scale, align_size, max_positions, assignment, align_embedding: see :class:`alignmix_timm.Alignment`.
 
@@ -99,11 +103,14 @@ class AlignMixModel(TransparentWrapper):
         mixer: Mixer | None = None,
         label_smoothing: float = 0.0,
         num_classes: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         **options: Unpack[AttachOptions],
     ) -> None:
         super().__init__(model, DenseCrossEntropy() if criterion is None else criterion)
         self.mixer = AlignMixup() if mixer is None else mixer
         self._num_classes = num_classes
+        self.statistics = _given_statistics(mean, std)
         check_option_names(options, AttachOptions.__annotations__)
         check_criterion(criterion, check_num_classes(model, num_classes))
         check_smoothing(label_smoothing)
@@ -123,15 +130,16 @@ class AlignMixModel(TransparentWrapper):
         The wrapper's training mode decides: under a wrapper in training mode, a frozen network in eval mode mixes too.
 
         Args:
-            pixel_values: Images, [B, C, H, W].
+            pixel_values: Images, [B, C, H, W]: normalised floats, or bytes (uint8), which are normalised here.
             labels: Class indices [B], or one-hot, soft or multi-label targets [B, C]; may be left out in eval mode.
             mix: From the collator, ``mixer.draw`` or :func:`alignmix_timm.draw`; ignored in eval mode.
 
         Raises:
             ValueError: training without ``mix`` or labels; ``mix`` of another batch size or mixer; labels that do not
-                fit; a criterion of class indices.
+                fit; a criterion of class indices; bytes of a network without known mean and standard deviation.
             RuntimeError, FloatingPointError: as :meth:`MixingHooks.check`, and as :meth:`MixingHooks.check_modes`.
         """
+        pixel_values = self.as_floats(pixel_values)
         if not self.training:
             self.hooks.check_modes()
             logits = self._classify(pixel_values)
@@ -142,6 +150,18 @@ class AlignMixModel(TransparentWrapper):
         loss = dense_loss(self.criterion, logits, mixed.targets)
         loss = loss if mixed.extra_loss is None else loss + mixed.extra_loss
         return AlignMixOutput(loss=loss, logits=logits, targets=mixed.targets)
+
+    def as_floats(self, images: Tensor) -> Tensor:
+        """Images [B, C, H, W] as the network reads them: bytes are normalised, others are returned as they are."""
+        if images.dtype != torch.uint8:
+            return images
+        known = self.statistics or statistics_of(self.model, images.shape[1])
+        if known is None or len(known[0]) not in (1, images.shape[1]):
+            raise ValueError(
+                f"images of bytes (uint8) with {images.shape[1]} channels need mean and standard deviation of each, "
+                f"known are {known}: pass mean=... and std=... to {type(self).__name__}, or normalised floats."
+            )
+        return normalize(images, *known)
 
     def _classify(self, images: Tensor) -> Tensor:
         output = self.model(images)
@@ -174,3 +194,12 @@ class AlignMixModel(TransparentWrapper):
         """Remove the hooks and return the plain timm model."""
         self.hooks.detach()
         return self.model
+
+
+def _given_statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> Statistics | None:
+    """Mean and standard deviation of each channel, None if neither was given; ValueError for what they cannot be."""
+    if mean is None and std is None:
+        return None
+    if mean is None or std is None or len(mean) != len(std) or min(std, default=0) <= 0:
+        raise ValueError(f"mean and std must be one number for each channel, those of std > 0, got {mean} and {std}.")
+    return tuple(mean), tuple(std)

@@ -1,7 +1,10 @@
 """Time of a training step: the engine against a loop of timm's parts as in its train.py, and AlignMix against none.
 
+With a checkout of timm also the time of an epoch in whole processes, of the engine and of its train.py.
+
     python recipes/benchmark_training.py
     python recipes/benchmark_training.py --model resnet18 --blocks 15
+    python recipes/benchmark_training.py --model resnet18 --batch-size 16 --workers 2 --blocks 0 --timm DIR
     python recipes/benchmark_training.py --batch-size 128 --steps 10 --precision bf16 --compile        # on a GPU
 
 Blocks of steps alternate between the variants; ratios are taken within a block, and printed with their median and
@@ -22,6 +25,7 @@ import timm
 import torch
 from PIL import Image
 from timm.data import create_dataset, create_loader
+from whole_runs import epoch_times
 
 from alignmix_timm import MODES
 from alignmix_timm.mixers import Mixer
@@ -41,11 +45,24 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--precision", choices=["no", "bf16", "fp16"], default="no")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--timm", type=Path, help="checkout of timm, whose train.py is run")
+    parser.add_argument("--runs", type=int, default=7, help="runs of each in whole processes, which alternate")
+    parser.add_argument("--epochs", type=int, default=3, help="epochs of such a run; the first is not timed")
+    parser.add_argument("--images", type=int, default=512, help="training images of such a run")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        write_images(Path(folder) / "images", args.batch_size * (args.blocks + 2) * (args.steps + 1), args.image_size)
-        times = measure(args, Path(folder))
-    report(times, args)
+        if args.blocks:
+            count = args.batch_size * (args.blocks + 2) * (args.steps + 1)
+            write_images(Path(folder) / "images", count, args.image_size)
+            report(measure(args, Path(folder)), args)
+        if args.timm is None:
+            print("\nThe real train.py is left out: pass --timm with a checkout of timm.")
+            return
+        write_images(Path(folder) / "photos", args.images, 320)
+        write_images(Path(folder) / "photos", args.images // 8, 320, "validation")
+        times = epoch_times(args, args.timm, Path(folder) / "photos", Path(folder) / "runs")
+    print("\n| ratio | median | interquartile range | bound | |\n|---|---|---|---|---|")
+    line("an epoch of the engine / of train.py", times["engine"], times["train.py"], 1.02)
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[float]]:
@@ -149,11 +166,11 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
-def write_images(folder: Path, count: int, size: int) -> None:
+def write_images(folder: Path, count: int, size: int, split: str = "train") -> None:
     """Smooth random images, as files of two classes."""
     rng = np.random.default_rng(0)
     for number in range(count):
-        path = folder / "train" / f"class{number % 2}" / f"{number}.jpg"
+        path = folder / split / f"class{number % 2}" / f"{number}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
         coarse.resize((round(size * 1.2),) * 2, Image.Resampling.BICUBIC).save(path)

@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> None:
     set_seed(args.seed)
     net = build_model(config, len(splits.names))
     data = data_config(net, config)
-    model = AlignMixModel(net, input_size=data["input_size"])
+    model = AlignMixModel(net, input_size=data["input_size"], mean=data["mean"], std=data["std"])
     options = TrainingArguments(
         args.output,
         seed=args.seed,
@@ -90,19 +90,19 @@ def train(args: argparse.Namespace) -> None:
         model,
         options,
         data_collator=AlignMixCollator(seed=args.seed, num_classes=len(splits.names)),
-        train_dataset=transformed(splits.train, splits, train_transform(data, config)),
+        train_dataset=transformed(splits.train, splits, train_transform(data, config, normalize=False)),
         compute_metrics=lambda pair: summary(scores(*map(torch.from_numpy, pair))),
     )
     trainer.train()
     trainer.args.dataloader_drop_last = False  # every row is measured
-    test = transformed(splits.test, splits, eval_transform(data))
+    test = transformed(splits.test, splits, eval_transform(data, normalize=False))
     metrics = trainer.evaluate(test)
     if trainer.is_world_process_zero():
         print(metrics)
         folder = Path(args.output) / "model"
         provenance = describe(metrics, str(model.hooks.point), splits, args)
         save_for_timm(model, folder, splits.names, data, provenance=provenance)
-        check_reload(net, folder, torch.stack(test[:8]["pixel_values"]))
+        check_reload(net, folder, model.as_floats(torch.stack(test[:8]["pixel_values"])))
         print(f"Plain timm loads the weights in {folder}.")
 
 
@@ -116,7 +116,10 @@ def check_devices(gpus: int) -> None:
 
 
 def transformed(rows: Any, splits: Splits, transform: Any) -> Any:
-    """Rows whose images are read and transformed when they are asked for, with the columns that the collator knows."""
+    """Rows whose images are read and transformed when they are asked for, with the columns that the collator knows.
+
+    They are bytes: the model normalises them, on its device.
+    """
 
     def apply(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         try:

@@ -121,7 +121,9 @@ class Autoencoder(TimmInterface):
         if variational and isinstance(place, str):
             options["feature_module"] = f"net.{place}"
         network = VariationalEncoder(net) if variational else net
-        self.classifier = AlignMixModel(network, criterion, mixer=mixer, label_smoothing=label_smoothing, **options)
+        self.classifier = AlignMixModel(
+            network, criterion, mixer=mixer, label_smoothing=label_smoothing, mean=mean, std=std, **options
+        )
         self.decoder = Decoder(net.num_features, image, decoder_width)
         self.reconstruction_weight = reconstruction_weight
         self.kl_weight = 1 / (image[0] * image[1] * image[2]) if kl_weight is None else kl_weight
@@ -149,6 +151,7 @@ class Autoencoder(TimmInterface):
     ) -> AlignMixOutput:
         """As :meth:`AlignMixModel.forward`; in mode ``clean`` the loss is the reconstruction's, and logits are None."""
         self._check_modes()
+        pixel_values = self.classifier.as_floats(pixel_values)
         if not self.training or mix is None or mix.mode != "clean":
             return self.classifier(pixel_values, labels, mix)
         self.hooks.arm(drawn(mix), image_size(pixel_values))

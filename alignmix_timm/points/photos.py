@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from .box_column import BoxColumn, BoxFormat
+from .normalization import statistics_of
 
 _IMAGES = ("image", "img", "photo", "pixel_values")
 
@@ -61,11 +62,9 @@ def boxes_in_crop(photo: Photo, height: int, width: int) -> Tensor:
 
 def normalized(net: nn.Module, pixels: Tensor) -> Tensor:
     """Images [..., C, H, W] in [0, 1] by the mean and standard deviation of the model's configuration."""
-    config: Any = getattr(net, "pretrained_cfg", None) or {}
     channels = pixels.shape[-3]
-    mean, std = (torch.tensor(config.get(name) or (0.5,) * channels) for name in ("mean", "std"))
-    if len(mean) != channels:  # the configuration of a model for colour images
-        mean, std = mean.mean(), std.mean()
+    known = statistics_of(net, channels) or ((0.5,) * channels,) * 2
+    mean, std = map(torch.tensor, known)
     return (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
 

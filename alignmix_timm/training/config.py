@@ -58,6 +58,9 @@ class TrainConfig(RunOptions, OptimizationOptions, MixingOptions, AugmentationOp
                 f"method {self.method!r} needs --embedding flatten or tensor, and alignmix among --mixers."
             )
 
+        if self.cache_images and self.jpeg_scaling:
+            raise ValueError("jpeg_scaling must be off with cache_images, which decodes an image once for every crop.")
+
     def save(self, path: Path) -> None:
         """Write as YAML."""
         path.write_text(yaml.safe_dump(self.to_save(), sort_keys=False))

@@ -35,6 +35,12 @@ class DataOptions(OptionGroup):
         False, "replace images that cannot be read or augmented by the next row, and report them"
     )
     max_pixels: int = option(MAX_PIXELS, "decode no image of more pixels: it may be a decompression bomb")
+    cache_images: int = option(
+        0,
+        "keep decoded images in memory, for all epochs, where they need at most so many MB in each process; 0: decode "
+        "them each time",
+        role="call",
+    )
     workers: int | None = option(
         None,
         "data workers for each process; default its share of the CPU cores, at most 8; 4 for a stream",
@@ -48,6 +54,8 @@ class DataOptions(OptionGroup):
             raise ValueError(
                 f"val_dir takes the place of val_split: pass one, got {self.val_dir!r} and {self.val_split!r}."
             )
+        if self.cache_images and self.streaming:
+            raise ValueError("cache_images must be 0 where data stream: a stream does not say which row an image is.")
 
 
 @dataclass
@@ -119,5 +127,16 @@ class AugmentationOptions(OptionGroup):
         "evaluation: crop at the centre; whole image, its sides scaled apart; or with a border; default the model's",
     )
     interpolation: str | None = option(None, "how images are resized; default the model's")
+    train_interpolation: str | None = option(
+        None, "how images are resized in training; random: bilinear or bicubic, as in timm; default interpolation"
+    )
+    jpeg_scaling: bool = option(
+        False,
+        "rrc: decode a JPEG at 1/2, 1/4 or 1/8 where the crop stays as large as the input, which changes pixels a bit",
+    )
     mean: list[float] | None = option(None, "mean of each channel; default the model's")
     std: list[float] | None = option(None, "standard deviation of each channel; default the model's")
+
+    def check(self) -> None:
+        if self.jpeg_scaling and self.train_crop != "rrc":
+            raise ValueError(f"jpeg_scaling must be off for the crop {self.train_crop!r}: it needs the crop rrc.")

@@ -45,7 +45,6 @@ class Evaluator:
             for batch in run.loaders.evaluation():
                 corrupt.update(batch["corrupt"])
                 if "pixel_values" in batch:
-                    batch = run.to_device(batch)
                     sums = sums + scores(net(batch["pixel_values"]), batch["labels"])
         run.model.train()
         self.corrupt = in_order(of_all(corrupt, accelerator))

@@ -43,7 +43,17 @@ _INTERVALS = {
         *("image_size", "train_size", "rows"),
     ),
     Interval(0): (
-        *("workers", "seed", "color_jitter", "mix_off_epoch", "reconstruction_weight", "kl_weight", "lr", "lr_base"),
+        *(
+            "workers",
+            "cache_images",
+            "seed",
+            "color_jitter",
+            "mix_off_epoch",
+            "reconstruction_weight",
+            "kl_weight",
+            "lr",
+            "lr_base",
+        ),
         *("body_lr_scale", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr"),
     ),
     Interval(0, low_open=True): (

@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, send_to_device
+from accelerate.utils import DistributedDataParallelKwargs
 
 from ..points import unannounced
 from ..seeds import Stream, seed_all
@@ -94,7 +93,7 @@ class Run:
         optimizer = build_optimizer(self.net, config, self.beside)
         self.lr_schedule = build_lr_schedule(optimizer, config, self.plan.steps_per_epoch)
         self.model, self.optimizer = self.accelerator.prepare(wrapped, optimizer)
-        self.loaders = Loaders(config, self.splits, self.data, self.plan, self.accelerator)
+        self.loaders = Loaders(config, self.splits, self.data, self.plan, self.accelerator, self.memory_format)
         self.step, self.best = 0, dict[str, float]()
         self.corrupt: set[int | str] = set()
         if start is not None:
@@ -137,12 +136,6 @@ class Run:
         save_classes(folder, self.splits.names)
         if self.ema is not None:
             torch.save(self.ema.module.state_dict(), folder / "ema.pt")
-
-    def to_device(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch on the device of this process, in the memory format of the network."""
-        batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
-        batch["pixel_values"] = batch["pixel_values"].contiguous(memory_format=self.memory_format)
-        return batch
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -93,7 +93,7 @@ class Trainer:
         count = run.plan.micros // accelerator.num_processes
         for turn in range(count):
             with self.metrics.waiting():
-                batch = run.to_device(next(batches))
+                batch = next(batches)
             run.corrupt.update(batch["corrupt"])
             last = turn == count - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(run.model):

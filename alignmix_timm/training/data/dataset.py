@@ -8,10 +8,12 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
-from ...seeds import Stream, generator, seed_all
+from ...seeds import Stream, generator, seed_cpu
 from .batches import BatchPlan
+from .cache import ImageCache
+from .erasing import Erasing
 from .images import MAX_PIXELS, read_image
 
 _SEE_WHY = "leave out --skip-corrupt to see why the first cannot."
@@ -57,6 +59,11 @@ class Rows(Dataset):
 
     ``rows[Key(epoch, row)]`` seeds the augmentation with (seed, epoch, row). A row whose image cannot be read or
     augmented is an error that names it; with ``skip_corrupt`` the next one stands in for it, or, in evaluation, none.
+
+    Attributes:
+        erasing: Draws what is erased on the device, as ``erased`` of an example; None for nothing.
+        cache: Keeps decoded images; None decodes them each time.
+        defer: Whether the transform reads the pixels of JPEGs, see :func:`read_image`.
     """
 
     def __init__(
@@ -74,6 +81,9 @@ class Rows(Dataset):
         self.rows, self.image, self.label, self.transform = rows, image, label, transform
         self.mode, self.seed, self.skip_corrupt, self.replace = mode, seed, skip_corrupt, replace
         self.max_pixels = max_pixels
+        self.erasing: Erasing | None = None
+        self.cache: ImageCache | None = None
+        self.defer = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,40 +96,56 @@ class Rows(Dataset):
             file = _file(content[self.image])
             embedded = file and content[self.image].get("bytes")  # then its name may be that of others, too
             name = f"{file} (row {row})" if embedded else file or row
-            if (example := self.example(content, name, key.epoch, row)) is not None:
+            if (example := self.example(content, name, key.epoch, row, kept=row)) is not None:
                 return {**example, "row": row, "corrupt": corrupt}
             corrupt.append(name)
         if self.replace:
             raise ValueError(f"none of the {len(self)} images can be read: {_SEE_WHY}")
         return {"corrupt": corrupt}
 
-    def example(self, content: dict[str, Any], name: int | str, *place: int) -> dict[str, Any] | None:
-        """``pixel_values`` and ``labels`` of a row; None if its image is corrupt and may be skipped.
+    def example(
+        self, content: dict[str, Any], name: int | str, *place: int, kept: int | None = None
+    ) -> dict[str, Any] | None:
+        """``pixel_values``, ``labels`` and ``erased`` of a row; None if its image is corrupt and may be skipped.
 
         Args:
             content: The row, its image undecoded.
             name: Its number or file, for messages.
             place: What, with the seed of the run, seeds the augmentation.
+            kept: Its number in the cache.
 
         Raises:
             ValueError: the image cannot be read or augmented, and must not be skipped.
         """
         verb = "read"
         try:
-            picture = read_image(content[self.image], self.mode, self.max_pixels)
+            picture = self._picture(content[self.image], kept)
             verb = "augmented"
-            seed_all(self.seed, Stream.AUGMENT, *place)
-            return {"pixel_values": self.transform(picture), "labels": content[self.label]}
+            seed_cpu(self.seed, Stream.AUGMENT, *place)
+            example = {"pixel_values": self.transform(picture), "labels": content[self.label]}
+            if self.erasing is not None:
+                example["erased"] = self.erasing.draw(*example["pixel_values"].shape[1:])
+            return example
         except MemoryError:
             raise
         except Exception as error:  # of many kinds: augmentations raise what they like
             if self.skip_corrupt:
                 return None
+            verb = "read" if isinstance(error, OSError) else verb  # by an augmentation that was left to read it
             which = f"of row {name}" if isinstance(name, int) else name
             raise ValueError(
                 f"the image {which} cannot be {verb}: {' '.join(str(error).split())}. Pass --skip-corrupt to go on "
                 "without it."
             ) from error
+
+    def _picture(self, value: Any, kept: int | None) -> Image.Image:
+        """The decoded image, from the cache if it is there."""
+        if self.cache is None or kept is None:
+            return read_image(value, self.mode, self.max_pixels, self.defer)
+        if (found := self.cache.find(kept)) is None:
+            found = read_image(value, self.mode, self.max_pixels)
+            self.cache.keep(kept, found)
+        return found
 
 
 class StreamedRows(IterableDataset):
@@ -164,13 +190,18 @@ def _file(image: Any) -> str | None:
 def collate(examples: list[dict[str, Any]]) -> dict[str, Any]:
     """Batch: ``pixel_values`` [B, C, H, W], ``labels`` [B], ``rows`` [B], and the ``corrupt`` rows left out.
 
+    With random erasing also ``erased`` [B, 5], see :meth:`Erasing.draw`. A data worker writes the images into memory
+    that it shares with the main process: they are not copied again on the way there.
+
     A batch of which no row can be read holds only ``corrupt``.
     """
     batch: dict[str, Any] = {"corrupt": [row for example in examples for row in example["corrupt"]]}
     if readable := [example for example in examples if "pixel_values" in example]:
-        batch["pixel_values"] = torch.stack([example["pixel_values"] for example in readable])
+        batch["pixel_values"] = default_collate([example["pixel_values"] for example in readable])
         batch["labels"] = torch.tensor([example["labels"] for example in readable])
         batch["rows"] = torch.tensor([example["row"] for example in readable])
+        if "erased" in readable[0]:
+            batch["erased"] = torch.tensor([example["erased"] for example in readable])
     return batch
 
 

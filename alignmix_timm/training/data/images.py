@@ -1,9 +1,11 @@
 """Images decoded from a column of a dataset: upright, with 8 bits a channel, whatever the file holds."""
 
+import contextlib
 import functools
 import io
 import logging
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ _UPRIGHT = {
 _DARK = 16  # of 255: an image without a brighter pixel is black to the eye
 
 
-def read_image(value: Any, mode: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def read_image(value: Any, mode: str, max_pixels: int = MAX_PIXELS, defer: bool = False) -> Image.Image:
     """Decode the image of an undecoded column, upright, as ``RGB`` or ``L``.
 
     Grey images of unsigned 12-bit or 16-bit integers are scaled by the range of these, floats from [0, 1]; one that is
@@ -36,22 +38,23 @@ def read_image(value: Any, mode: str, max_pixels: int = MAX_PIXELS) -> Image.Ima
         value: A mapping with ``bytes`` or ``path``.
         mode: ``RGB`` or ``L``.
         max_pixels: The largest image that is decoded.
+        defer: Leave a JPEG that needs no change to whoever first uses its pixels, who may ``draft`` a smaller one.
 
     Raises:
         OSError: there is no image; it cannot be read, or has more pixels; or it holds signed or 32-bit integers, or
             floats outside [0, 1], which have no agreed white.
     """
-    if value is None or not (value.get("bytes") or value.get("path")):
-        raise OSError("it is missing")
-    source = io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _limited(max_pixels):
             warnings.simplefilter("ignore")  # palettes with transparency, odd EXIF data
-            picture = _open(source, max_pixels)
+            picture: Image.Image = Image.open(_source(value))
+            if not (defer and picture.format == "JPEG" and picture.mode == mode):
+                picture.load()
             orientation = _orientation(picture)
             if picture.mode.startswith(("I", "F")):
                 picture = _with_8_bits(picture)
-            return (picture if orientation is None else picture.transpose(orientation)).convert(mode)
+            picture = picture if orientation is None else picture.transpose(orientation)
+            return picture if picture.mode == mode else picture.convert(mode)
     except UnidentifiedImageError as error:  # whose message holds the address of a buffer
         raise OSError("cannot identify image file") from error
     except Image.DecompressionBombError as error:
@@ -64,19 +67,38 @@ def read_image(value: Any, mode: str, max_pixels: int = MAX_PIXELS) -> Image.Ima
         raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
-def _open(source: Any, max_pixels: int) -> Image.Image:
-    """The image, loaded. Pillow refuses more than twice its limit, which is set for this call alone."""
+def decoded_size(value: Any, mode: str, max_pixels: int = MAX_PIXELS) -> int:
+    """Bytes of the pixels that :func:`read_image` would return, from the head of the file; 0 if it cannot be read."""
+    try:
+        with warnings.catch_warnings(), _limited(max_pixels):
+            warnings.simplefilter("ignore")
+            with Image.open(_source(value)) as picture:
+                return int(picture.width * picture.height * len(mode))
+    except Exception:  # of many kinds: said when it is decoded
+        return 0
+
+
+def _source(value: Any) -> Any:
+    """What Pillow opens."""
+    if value is None or not (value.get("bytes") or value.get("path")):
+        raise OSError("it is missing")
+    return io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"]
+
+
+@contextlib.contextmanager
+def _limited(max_pixels: int) -> Iterator[None]:
+    """Let Pillow refuse larger images: those of more than twice its limit, which is set for this call alone."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, -(-max_pixels // 2)
     try:
-        picture: Image.Image = Image.open(source)
-        picture.load()
-        return picture
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = before
 
 
 def _orientation(picture: Image.Image) -> Image.Transpose | None:
     """What turns the image upright; None if nothing has to, or its EXIF data cannot be read."""
+    if picture.format == "JPEG" and not picture.info.keys() & {"exif", "xmp"}:
+        return None  # which Pillow takes its time to find
     try:
         return _UPRIGHT.get(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # SyntaxError, struct.error, TypeError, AttributeError, ...: the pixels are none the worse for it

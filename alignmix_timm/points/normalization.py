@@ -1,0 +1,45 @@
+"""Bytes of images to what a network reads: floats, normalised by the mean and standard deviation of each channel."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def statistics_of(net: nn.Module, channels: int) -> Statistics | None:
+    """Mean and standard deviation of each channel, of pixels in [0, 1], as timm's config of a network has them.
+
+    Those of a model for colour images are averaged for another number of channels. None where it has no config.
+    """
+    config: Any = getattr(net, "pretrained_cfg", None) or {}
+    if not (config.get("mean") and config.get("std")):
+        return None
+    found = tuple(config["mean"]), tuple(config["std"])
+    if len(found[0]) == channels:
+        return found
+    mean, std = ((sum(values) / len(values),) * channels for values in found)
+    return mean, std
+
+
+def normalize(
+    pixels: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Bytes to floats, where the bytes are: bit for bit what torchvision's ToTensor and Normalize make of an image.
+
+    Args:
+        pixels: [B, C, H, W], uint8.
+        mean, std: Of each channel, for pixels in [0, 1].
+        memory_format: Of the result.
+
+    Returns:
+        [B, C, H, W], of the default dtype.
+    """
+    images = pixels.to(torch.get_default_dtype(), memory_format=memory_format).div_(255)
+    average, deviation = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    return images.sub_(average).div_(deviation)
