@@ -133,6 +133,18 @@ def test_pixels_are_those_of_timm(channels: int, tmp_path: Path) -> None:
         torch.testing.assert_close(subject.model(pixels), logits_by_timm(tmp_path / "model", [picture]))
 
 
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"must be the folder of a run, or one saved for timm; .* has no config\.json"):
+        load_subject(str(tmp_path))
+    with pytest.raises(ValueError, match="timm has no model 'resnet19'"):
+        load_subject("resnet19")
+    torch.save(network(0).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(
+        ValueError, match=r"(?s)cannot be loaded: .*fc.weight.* The file must hold weights of this model"
+    ):
+        load_subject("test_resnet", tmp_path / "weights.pt")
+
+
 INTEGER, STRING = datasets.Value("int64"), datasets.Value("string")
 
 
