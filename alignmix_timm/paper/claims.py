@@ -22,6 +22,7 @@ class Claim(NamedTuple):
     """A difference that the paper prints, and ours.
 
     Attributes:
+        table: Its name.
         kind: One of ``KINDS``.
         text: In words.
         printed: The paper's difference; None where it prints only one of both numbers, or neither.
@@ -29,6 +30,7 @@ class Claim(NamedTuple):
         verdict: Whether the interval lies on the paper's side of zero, on the other, or on both.
     """
 
+    table: str
     kind: str
     text: str
     printed: float | None
@@ -91,4 +93,4 @@ def _claim(
         verdict = ABSENT
     else:
         verdict = {side: SHOWS, -side: OPPOSITE, 0: OPEN}[ours.sign]
-    return Claim(kind, text, gap, ours, verdict)
+    return Claim(table.name, kind, text, gap, ours, verdict)

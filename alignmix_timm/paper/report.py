@@ -49,6 +49,7 @@ def report(configs: Path, lines: Sequence[Line]) -> str:
             hours=f"{sum(line['seconds'] for line in small) / 3600:.1f}",
             hardware="; ".join(sorted({line["hardware"] for line in small})) or "no machine yet",
             verdicts="\n".join(f"- {_verdict(kind, found)}" for kind in KINDS),
+            by_table="\n".join(_by_table(found)).strip(),
             chance=f"{0.025 * len(tested):.0f}",
             tested=len(tested),
             tables="\n".join(text for name in TRAINED for text in _table(name, configs, small)).strip(),
@@ -89,6 +90,18 @@ def _verdict(kind: str, found: Sequence[Claim]) -> str:
         f"{KINDS[kind]}: the paper's claim {word}. Of {tested} intervals {shows} lie on the paper's side of zero, "
         f"{opposite} on the other side, and {unclear} hold zero."
     )
+
+
+def _by_table(found: Sequence[Claim]) -> list[str]:
+    """How many intervals of each table lie on the paper's side, on the other, and on both."""
+    rows = []
+    for name in TRAINED:
+        cells = []
+        for kind in KINDS:
+            verdicts = Counter(claim.verdict for claim in found if (claim.table, claim.kind) == (name, kind))
+            cells.append(" / ".join(str(verdicts[word]) for word in (SHOWS, OPPOSITE, OPEN)))
+        rows.append([f"Table {name.removeprefix('table')}", *cells])
+    return markdown(["", *KINDS.values()], rows)
 
 
 def _claims(found: Sequence[Claim]) -> list[str]:
