@@ -131,6 +131,15 @@ def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> Non
 @pytest.mark.parametrize(
     ("shift", "verdict"), [(-2.0, SHOWS), (2.0, OPPOSITE), (0.0, OPEN)], ids=("lower", "higher", "equal")
 )
+def test_two_seeds_decide_nothing_and_are_no_best_method_where_another_has_three() -> None:
+    lines = [line("cutmix", seed, ece=8.0) for seed in range(3)]
+    lines += [line("manifold", seed, ece=1.0) for seed in range(2)]
+    lines += [line(row, seed, ece=7.0) for row in ("baseline", "alignmix") for seed in range(2)]
+    cells = {one.method.key: one for one in compared(TABLES["table7"], "small", CONFIGS, lines)["ece"]}
+    assert cells["alignmix"].best == "CutMix"
+    assert {claim.verdict for claim in claims("small", CONFIGS, lines)} == {ABSENT}
+
+
 def test_verdicts_and_the_report_follow_from_the_intervals(shift: float, verdict: str) -> None:
     spread = (-0.1, 0.0, 0.1)
     lines = [line("baseline", seed, ece=10.0) for seed in range(3)]
