@@ -128,9 +128,6 @@ def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> Non
     assert "| AlignMix | 5.78 | 8.00 ± 2.48 (3) | 0.41 | no run yet |" in text
 
 
-@pytest.mark.parametrize(
-    ("shift", "verdict"), [(-2.0, SHOWS), (2.0, OPPOSITE), (0.0, OPEN)], ids=("lower", "higher", "equal")
-)
 def test_two_seeds_decide_nothing_and_are_no_best_method_where_another_has_three() -> None:
     lines = [line("cutmix", seed, ece=8.0) for seed in range(3)]
     lines += [line("manifold", seed, ece=1.0) for seed in range(2)]
@@ -140,6 +137,9 @@ def test_two_seeds_decide_nothing_and_are_no_best_method_where_another_has_three
     assert {claim.verdict for claim in claims("small", CONFIGS, lines)} == {ABSENT}
 
 
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(-2.0, SHOWS), (2.0, OPPOSITE), (0.0, OPEN)], ids=("lower", "higher", "equal")
+)
 def test_verdicts_and_the_report_follow_from_the_intervals(shift: float, verdict: str) -> None:
     spread = (-0.1, 0.0, 0.1)
     lines = [line("baseline", seed, ece=10.0) for seed in range(3)]
