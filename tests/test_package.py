@@ -19,6 +19,9 @@ def test_wheel_holds_the_package_and_its_types(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", tmp_path / "site", wheel], check=True, timeout=200)
     assert (tmp_path / "site" / "alignmix_timm" / "py.typed").exists()
+    beside = [file.relative_to(ROOT) for file in (ROOT / "alignmix_timm").rglob("*") if file.suffix in (".yaml", ".md")]
+    assert len(beside) > 3
+    assert not [file for file in beside if not (tmp_path / "site" / file).exists()]
     (installed,) = importlib.metadata.distributions(path=[str(tmp_path / "site")])
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert installed.metadata["Author"] == ", ".join(author["name"] for author in citation["authors"])

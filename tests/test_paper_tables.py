@@ -128,6 +128,15 @@ def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> Non
     assert "| AlignMix | 5.78 | 8.00 ± 2.48 (3) | 0.41 | no run yet |" in text
 
 
+def test_two_seeds_decide_nothing_and_are_no_best_method_where_another_has_three() -> None:
+    lines = [line("cutmix", seed, ece=8.0) for seed in range(3)]
+    lines += [line("manifold", seed, ece=1.0) for seed in range(2)]
+    lines += [line(row, seed, ece=7.0) for row in ("baseline", "alignmix") for seed in range(2)]
+    cells = {one.method.key: one for one in compared(TABLES["table7"], "small", CONFIGS, lines)["ece"]}
+    assert cells["alignmix"].best == "CutMix"
+    assert {claim.verdict for claim in claims("small", CONFIGS, lines)} == {ABSENT}
+
+
 @pytest.mark.parametrize(
     ("shift", "verdict"), [(-2.0, SHOWS), (2.0, OPPOSITE), (0.0, OPEN)], ids=("lower", "higher", "equal")
 )
@@ -181,6 +190,7 @@ def test_the_cost_stands_beside_the_papers_and_names_its_hardware() -> None:
     assert "a fast machine, 8 images: ours, ms" in text
     assert "| AlignMix | 450 | 1.08 | 240 | 1.21 |" in text
     assert "| StyleMix | 828 | 1.98 | does not run |  |" in text
+    assert "| AlignMix/AE | 688 | 1.65 | not measured |  |" in text
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..evaluation.student import Estimate
-from .compare import Compared, compared, difference
+from .compare import ENOUGH, Compared, compared, difference
 from .numbers import PaperTable, paper_tables
 from .results import Line
 from .scales import Scale, data_label
@@ -15,7 +15,7 @@ KINDS = {  # what AlignMix is compared with
     "the best other method": "AlignMix and AlignMix/AE against the best other method",
     "unaligned": "Aligned against unaligned mixing of the same layers",
 }
-SHOWS, OPPOSITE, OPEN, ABSENT = "shows", "the opposite shows", "not told apart", "no paired runs"
+SHOWS, OPPOSITE, OPEN, ABSENT = "shows", "the opposite shows", "not told apart", "too few runs"
 
 
 class Claim(NamedTuple):
@@ -27,7 +27,7 @@ class Claim(NamedTuple):
         text: In words.
         printed: The paper's difference; None where it prints only one of both numbers, or neither.
         ours: Mean over seeds and 95 % interval.
-        verdict: Whether the interval lies on the paper's side of zero, on the other, or on both.
+        verdict: Whether the interval lies on the paper's side of zero, on the other, or on both; it needs three seeds.
     """
 
     table: str
@@ -89,7 +89,7 @@ def _claim(
     """The paper's side of zero is the sign of its own difference; where it prints none, that of a gain."""
     gap = None if printed is None or base is None else round(printed - base, 2)
     side = (1 if table.better == "higher" else -1) if not gap else (1 if gap > 0 else -1)
-    if ours is None or ours.half is None:
+    if ours is None or ours.size < ENOUGH:
         verdict = ABSENT
     else:
         verdict = {side: SHOWS, -side: OPPOSITE, 0: OPEN}[ours.sign]

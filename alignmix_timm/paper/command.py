@@ -69,7 +69,7 @@ def _one(name: str, args: argparse.Namespace) -> None:
         return
     print("\n".join(table_text(table, args.scale, args.configs, of_scale)))
     if name == "table1b":
-        print("\n".join(cost_text(lines)))
+        print("\n".join(["", *cost_text(lines)]))
 
 
 class _Train:

@@ -11,6 +11,7 @@ from .numbers import Column, PaperTable
 from .results import Line, by_seed
 from .scales import Scale, cell, method_of, rows_of
 
+ENOUGH = 3  # seeds, below which an interval says nothing
 COST = ("parameters", "milliseconds")  # of a step, which no training run measures
 Values = Mapping[int, float]  # by seed
 
@@ -28,7 +29,8 @@ class Compared:
         missing: Why it is not done; empty if it is.
         minus_none: Difference to no mixing.
         minus_best: Difference to ``best``.
-        best: The label of the best of the methods that are neither AlignMix's nor this one, by its mean.
+        best: The label of the best of the methods that are neither AlignMix's nor this one, by its mean; one of those
+            with three seeds, as soon as there are any.
     """
 
     method: Method
@@ -86,7 +88,7 @@ def _with_differences(table: PaperTable, cells: list[Compared]) -> list[Compared
     sign = 1 if table.better == "lower" else -1
     others = sorted(
         (one for one in cells if one.ours is not None and not is_ours(one.method.key)),
-        key=lambda one: sign * statistics.mean(one.values.values()),
+        key=lambda one: (len(one.values) < ENOUGH, sign * statistics.mean(one.values.values())),
     )
     return [_against(one, none, next((other for other in others if other is not one), None)) for one in cells]
 

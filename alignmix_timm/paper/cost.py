@@ -129,7 +129,8 @@ def cost_text(lines: Sequence[Line]) -> list[str]:
         cells = ["" if milliseconds is None else f"{milliseconds:g}", _ratio(milliseconds, printed["baseline"])]
         for line in measured:
             one = line["result"].get(key)
-            cells += ["does not run", ""] if one is None else [f"{one['milliseconds']:.0f}", f"{one['ratio']:.2f}"]
+            absent = ["does not run" if METHODS[key].missing else "not measured", ""]
+            cells += absent if one is None else [f"{one['milliseconds']:.0f}", f"{one['ratio']:.2f}"]
         rows.append([METHODS[key].label, *cells])
     return markdown(header, rows)
 

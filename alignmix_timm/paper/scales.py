@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .methods import METHODS, UNALIGNED, Method, ablated, is_ours, normalised
 from .numbers import Column, PaperTable
@@ -33,6 +34,7 @@ CONFIGS = {  # of recipes/configs, by the data of a column
     "cub": "cub",
 }
 _OF_A_GPU = {"imagenet300": 100, "imagenet100": 64}  # images on each of four GPUs, which batch norm sees
+_IMAGENET = {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
 _BY_NETWORK = {"vgg16_gap": {"lr": 0.001}}  # as recipes/configs/cub.yaml says
 
 
@@ -65,7 +67,8 @@ def cell(scale: Scale, column: Column, method: Method, configs: Path) -> dict[st
     model_args = {**options.get("model_args", {}), **method.options.get("model_args", {})}
     options |= method.options
     options |= {"model_args": model_args} if model_args else {}
-    return normalised(options, options.get("mean", _IMAGENET_MEAN), options.get("std", _IMAGENET_STD))
+    mean, std = (options.get(name, list(default)) for name, default in _IMAGENET.items())
+    return normalised(options, mean, std)
 
 
 def data_label(scale: Scale, column: Column) -> str:
@@ -121,9 +124,6 @@ def rows_of(table: PaperTable) -> list[str]:
 def method_of(table: PaperTable, row: str, aligned: bool) -> Method:
     """The method of a cell."""
     return ablated(row, aligned) if table.name == "table8" else METHODS[row]
-
-
-_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 @functools.cache
