@@ -41,5 +41,7 @@ def normalize(
         [B, C, H, W], of the default dtype.
     """
     images = pixels.to(torch.get_default_dtype(), memory_format=memory_format).div_(255)
-    average, deviation = (torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (mean, std))
+    average, deviation = (  # without a wait for the device
+        torch.tensor(values).to(images.device, non_blocking=True).view(-1, 1, 1) for values in (mean, std)
+    )
     return images.sub_(average).div_(deviation)
