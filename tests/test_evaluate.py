@@ -87,8 +87,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_saved_model(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = evaluate(model, "--data", data, "--suite", "accuracy", "calibration", "--batch-size", 4)
+@pytest.fixture(scope="module")
+def first(model: Path, data: Path) -> dict[str, Any]:
+    return evaluate(model, "--data", data, "--suite", "accuracy", "calibration", "--batch-size", 4)
+
+
+def test_a_saved_model(model: Path, data: Path, first: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    content = evaluate(model, "--data", data, "--suite", "accuracy", "calibration")  # which stand already
+    assert content == first
     split = datasets.load_from_disk(str(data))["test"]
     labels, logits = torch.tensor(split["label"]), logits_by_timm(model, list(split["image"]))
     assert values(content)["top1_error"] == pytest.approx(100 * (logits.argmax(1) != labels).double().mean().item())
@@ -113,13 +119,10 @@ def test_a_saved_model(model: Path, data: Path, capsys: pytest.CaptureFixture[st
     assert (again["data"]["rows"], list(again["parts"])) == (5, ["accuracy"])
 
 
-def test_neither_batches_nor_the_order_of_rows_matter(model: Path, tmp_path: Path) -> None:
-    whole = rows(11)
-    found = []
-    for name, table, size in (("one", whole, 4), ("other", whole.shuffle(seed=1), 11)):
-        line = [model, "--data", save_data(tmp_path / name, test=table), "--out", tmp_path / f"{name}-out"]
-        found.append(values(evaluate(*line, "--suite", "accuracy", "calibration", "--batch-size", size)))
-    assert found[0] == pytest.approx(found[1], abs=1e-4)
+def test_neither_batches_nor_the_order_of_rows_matter(model: Path, first: dict[str, Any], tmp_path: Path) -> None:
+    data = save_data(tmp_path / "data", test=rows(11).shuffle(seed=1))
+    line = [model, "--data", data, "--out", tmp_path / "out", "--suite", "accuracy", "calibration"]
+    assert values(evaluate(*line, "--batch-size", 11)) == pytest.approx(values(first), abs=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -188,6 +191,12 @@ def test_labels_without_a_class_of_the_model(labels: list, kind: Any, names: Any
         class_indices(table, "label", names, 3)
 
 
+def test_only_the_labels_are_read() -> None:
+    columns = {"image": [{"bytes": b"no image"}] * 2, "label": [2, 0]}
+    table = datasets.Dataset.from_dict(columns, features=datasets.Features(image=datasets.Image(), label=INTEGER))
+    assert class_indices(table, "label", None, 3)[0].tolist() == [2, 0]
+
+
 def test_nan_logits_are_wrong_and_said(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +219,7 @@ def test_nan_logits_are_wrong_and_said(
         (["--out", "FILE"], "out must be a folder that can be written, got"),
         (["--split", "strange", "--suite", "accuracy"], "accuracy needs labels: 'label' has 1 of 2 classes that"),
         (["--weights", "nowhere"], "weights must be a file, got nowhere, which does not exist"),
+        (["--weights", "/"], "weights must be a file, got /, which is none"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(
@@ -231,7 +241,11 @@ def test_an_empty_split(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     rows(2).select([]).to_parquet(tmp_path / "data" / "test.parquet")
     said = refused(capsys, model, "--data", tmp_path / "data", "--out", tmp_path / "out")
     assert "cannot load split 'test'" in said
-    assert "corresponds to no data" in said
+    assert "corresponds to no data. Pass" in said
+    saved = save_data(tmp_path / "saved", train=rows(2), test=rows(2).select([]))
+    said = refused(capsys, model, "--data", saved, "--out", tmp_path / "out")
+    assert "cannot load the splits of" in said
+    assert "saved': one of them has no rows. Pass --data" in said
     assert not (tmp_path / "out").exists()
 
 

@@ -176,7 +176,7 @@ def _label(features: datasets.Features, wanted: str | None) -> str | None:
 
 
 def _sha256(rows: datasets.Dataset, image: str, label: str | None) -> str:
-    """Of the labels and of the images as they are stored; of those in files of their own, of names and sizes."""
+    """Of the labels, and of the images as they are stored."""
     digest = hashlib.sha256()
     columns = [image] if label is None else [image, label]
     for batch in rows.select_columns(columns).iter(_READ):
@@ -188,7 +188,8 @@ def _sha256(rows: datasets.Dataset, image: str, label: str | None) -> str:
 
 
 def _stored(value: Any) -> bytes:
+    """The bytes of an image, in the column or in a file of its own."""
     if value and value.get("bytes"):
         return value["bytes"]
     path = Path(value["path"]) if value and value.get("path") else None
-    return f"{path.name} {path.stat().st_size}".encode() if path and path.is_file() else repr(value).encode()
+    return path.read_bytes() if path and path.is_file() else repr(value).encode()

@@ -42,7 +42,11 @@ class PixelModel(nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.net((pixels - self.mean) / self.std)
+        return self.net(self.normalized(pixels))
+
+    def normalized(self, pixels: Tensor) -> Tensor:
+        """Pixels as the network takes them."""
+        return (pixels - self.mean) / self.std
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,6 @@ def load_subject(name: str, weights: Path | None = None) -> Subject:
     config["input_size"] = built_for(net)
     for key in ("mean", "std"):
         config[key] = _for_channels(config[key], config["input_size"][0])
-    whole = eval_transform(config)
-    transform = transforms.Compose([step for step in whole.transforms if not isinstance(step, transforms.Normalize)])
     label_names = net.pretrained_cfg.get("label_names")
     described = {
         "name": name if folder is None else _name_of(folder.resolve()),
@@ -104,7 +106,13 @@ def load_subject(name: str, weights: Path | None = None) -> Subject:
     }
     model = PixelModel(net, config["mean"], config["std"], classes)
     names = None if label_names is None or len(label_names) != classes else [str(label) for label in label_names]
-    return Subject(model, config, transform, names, described, folder, _run_of(folder))
+    return Subject(model, config, pixel_transform(config), names, described, folder, _run_of(folder))
+
+
+def pixel_transform(preprocessing: dict[str, Any]) -> transforms.Compose:
+    """From a PIL image to pixels [C, H, W] in [0, 1], as timm evaluates with this preprocessing."""
+    steps = eval_transform(preprocessing).transforms
+    return transforms.Compose([step for step in steps if not isinstance(step, transforms.Normalize)])
 
 
 def _model_folder(name: str) -> Path | None:
