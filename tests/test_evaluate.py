@@ -20,6 +20,7 @@ from training import command, finish, kill_when
 from alignmix_timm.publishing.save import save_for_timm
 from alignmix_timm.suite import command as suite
 from alignmix_timm.suite.context import full_precision
+from alignmix_timm.suite.data import load_data
 from alignmix_timm.suite.labels import class_indices
 from alignmix_timm.suite.subject import load_subject
 
@@ -134,6 +135,17 @@ def test_pixels_are_those_of_timm(channels: int, tmp_path: Path) -> None:
     assert pixels.shape == (1, channels, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(subject.model(pixels), logits_by_timm(tmp_path / "model", [picture]))
+
+
+def test_pixels_are_the_same_however_deep_they_are_stored(model: Path, tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    subject, found = load_subject(str(model)), []
+    for name, pixels in (("8", drawn), ("16", drawn * np.uint16(257)), ("float", drawn / np.float32(255))):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "image.tiff")
+        found.append(load_data(str(tmp_path / name)).images(subject)[0])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
@@ -337,14 +349,18 @@ def test_a_run_is_measured_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224"])
-def test_families(name: str, tmp_path: Path) -> None:
+def test_families(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=7)
     torch.save(net.state_dict(), tmp_path / "weights.pt")
-    numbers = rows(4, [str(number) for number in range(7)])
+    numbers = rows(4, [str(number) for number in range(7)]).add_column("box", [[5, 5, 30, 30]] * 4)
     data = save_data(tmp_path / "data", test=numbers)
     line = [name, "--weights", tmp_path / "weights.pt", "--data", data, "--out", tmp_path / "out"]
-    content = evaluate(*line, "--suite", "accuracy", "calibration")
+    content = evaluate(*line, "--robustness-pgd-steps", 1, "--localization-boxes", "box")
+    whole = ["accuracy", "calibration", "ood", "robustness", "localization"]
+    assert list(content["parts"]) == (whole[:-1] if name.startswith("vit") else whole)
+    reason = "Left out: VisionTransformer has no class activation maps"
+    assert (reason in capsys.readouterr().out) == name.startswith("vit")
     config = resolve_model_data_config(net)
     with torch.no_grad():
         images = torch.stack([create_transform(**config)(image) for image in numbers["image"]])
