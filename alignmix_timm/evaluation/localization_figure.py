@@ -37,7 +37,7 @@ class Located(NamedTuple):
 
 
 def draw_localization(images: Sequence[Located], title: str) -> Any:
-    """A column for each image: the image with its boxes, and below it the map on the image; red is from the map.
+    """A column for each image: the image with its boxes, and below it the map on the image.
 
     Returns:
         A matplotlib figure.
@@ -46,7 +46,7 @@ def draw_localization(images: Sequence[Located], title: str) -> Any:
         ImportError: matplotlib is not installed.
     """
     figure = new_figure(_CELL * len(images), 2 * _CELL + _CAPTION + 0.4)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(f"{title}. Boxes: red from the map, green true", fontsize="medium")
     axes = figure.subplots(2, len(images), squeeze=False)
     for (above, below), image in zip(axes.T, images, strict=True):
         height, width = image.scores.shape
