@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..evaluation.adversarial_figure import Attack, draw_adversarial
 from ..evaluation.plotting import save_figure
-from ..evaluation.robustness import METRICS, Attacked, fgsm, pgd, start_noise, summary
+from ..evaluation.robustness import METRICS, Attacked, fgsm, pgd, recorded, start_noise, summary
 from .class_names import class_names
 from .context import Context
 from .part import Part, Values
@@ -48,14 +48,7 @@ class Robustness(Part):
     def measure(self, context: Context) -> dict[str, Tensor]:
         def of_batch(pixels: Tensor, rows: Tensor) -> dict[str, Tensor]:
             with _steps_shown(context):
-                single, repeated = _attack(context, pixels, rows)
-            return {
-                "fgsm_correct": single.correct,
-                "pgd_correct": repeated.correct,
-                "fgsm_zero_gradient": single.zero_gradient,
-                "pgd_zero_gradient": repeated.zero_gradient,
-                "attacked_nan_logits": single.nan_logits | repeated.nan_logits,
-            }
+                return recorded(*_attack(context, pixels, rows))
 
         measured = context.over(context.images, of_batch, self.name)
         masked = 100 * float(measured["pgd_zero_gradient"].double().mean())
