@@ -80,7 +80,7 @@ def check_others(sets: list[Named], context: Context) -> None:
     Raises:
         ValueError: they are the same dataset, or most of their images are among its images.
     """
-    known = set(context.data.digests()) if sets else set()
+    known = set(context.data.digests) if sets else set()
     for one in sets:
         _check_other(one, load_set(one, context.options.rows, context.options.seed), known, context)
 
@@ -92,7 +92,7 @@ def _check_other(one: Named, outliers: Data, known: set[bytes], context: Context
             f"the outliers {one.name!r} must be other data than {context.options.data!r}, whose other splits are "
             "in-distribution, too. Pass another dataset."
         )
-    shared = sum(digest in known for digest in outliers.digests())
+    shared = sum(digest in known for digest in outliers.digests)
     if 2 * shared > len(outliers.rows):
         raise ValueError(
             f"the outliers {one.name!r} must be other images than the data, and {shared} of {len(outliers.rows)} are "
