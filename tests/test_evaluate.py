@@ -271,7 +271,7 @@ def test_a_model_of_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_data_without_labels(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save_data(tmp_path / "data", test=rows(2).remove_columns("label"))
     said = refused(capsys, model, "--data", folder, "--out", tmp_path / "out", "--suite", "accuracy")
-    assert "accuracy needs labels: none of the columns ['image'] holds any: pass --label-column." in said
+    assert "accuracy needs labels: none of the columns ['image'] is known to hold any: pass --label-column." in said
 
 
 def test_an_image_that_cannot_be_read(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

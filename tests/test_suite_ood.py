@@ -63,6 +63,8 @@ def folder(net: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.shuffle(seed=1).remove_columns("label").save_to_disk(str(folder / "copy"))
     save_images(folder / "reencoded", images[::-1], "bmp")
     save_images(folder / "photos", pictures(PHOTOS, 1, "L", (48, 50)))
+    features = datasets.Features(image=datasets.Image())
+    datasets.Dataset.from_dict({"image": [None]}, features=features).save_to_disk(str(folder / "missing"))
     for name in ("empty", "nothing"):
         (folder / name).mkdir()
     rows.select([]).to_parquet(folder / "empty" / "test.parquet")
@@ -154,6 +156,7 @@ def test_the_batch_size_changes_nothing_and_each_option_something(folder: Path) 
         ("data:train", "whose other splits are in-distribution, too"),
         ("copy", "must be other images than the data, and 9 of 9 are among them"),
         ("reencoded", "must be other images than the data, and their logits are the same"),
+        ("missing", "the outliers 'other' have no confidences: the image of row 0 cannot be read: it is missing"),
         ("empty", "the outliers 'other' cannot be used: cannot load split 'test'"),
         ("nothing", "the outliers 'other' cannot be used"),
         ("nowhere", "the outliers 'other' cannot be used"),

@@ -100,7 +100,7 @@ def _labels(options: argparse.Namespace, data: Data, subject: Subject) -> tuple[
     """The labels as classes of the model, or why there are none; how they were matched is added to the data."""
     data.described["labels"] = None
     if data.label is None:
-        return None, f"none of the columns {list(data.rows.features)} holds any: pass --label-column."
+        return None, f"none of the columns {list(data.rows.features)} is known to hold any: pass --label-column."
     classes = subject.model.num_classes
     try:
         labels, how = class_indices(data.rows, data.label, subject.label_names, classes, options.by_number)

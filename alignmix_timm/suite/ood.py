@@ -62,9 +62,9 @@ class OutOfDistribution(Part):
         measured = {_DATA: max_softmax(context.logits)}
         for one in parse_sets(context.options.ood_outliers):
             pixels = pixels_of(one, context)
-            with torch.no_grad():
-                found = context.over(pixels, lambda images, _: {"logits": context.subject.model(images)}, one.name)
             try:
+                with torch.no_grad():
+                    found = context.over(pixels, lambda images, _: {"logits": context.subject.model(images)}, one.name)
                 measured[one.name] = max_softmax(found["logits"])
             except ValueError as error:
                 raise ValueError(f"the outliers {one.name!r} have no confidences: {error}") from error
