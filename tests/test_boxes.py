@@ -1,6 +1,7 @@
 """Boxes from maps against OpenCV's contours, and boxes against each other by hand."""
 
 import time
+from typing import Any
 
 import cv2
 import numpy as np
@@ -180,6 +181,26 @@ def test_boxes_to_the_edges_are_good_and_no_box_is_not() -> None:
 )
 def test_boxes_of_a_row_however_they_are_stored(name: str, example: dict, expected: list) -> None:
     assert BoxColumn(name, "xywh").read(example, 20, 10, 0).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (7, "four finite numbers each, got 7 in row 3"),
+        ("1 2 3 4", "four finite numbers each, got '1 2 3 4' in row 3"),
+        ([1, 2, 3], r"four finite numbers each, got \[1, 2, 3\] in row 3"),
+        ([[1, 2, 3, 4], [1, 2, 3]], r"four finite numbers each, got \[1, 2, 3\] in row 3"),
+        ({"bytes": b"0" * 999}, r"four finite numbers each, got .{,99} in row 3"),
+        (
+            [9, 9, 1, 1],
+            r"got \[9, 9, 1, 1\] in row 3, whose image has 20 x 10. Corners are the upper left and the lower",
+        ),
+        ([30, 2, 40, 5], "boxes must lie in the image"),
+    ],
+)
+def test_what_is_no_box_is_said(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BoxColumn("bbox").read({"bbox": value}, 20, 10, 3)
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from training import command, finish, kill_when
 from alignmix_timm.publishing.save import save_for_timm
 from alignmix_timm.suite import command as suite
 from alignmix_timm.suite.context import full_precision
+from alignmix_timm.suite.data import load_data
 from alignmix_timm.suite.labels import class_indices
 from alignmix_timm.suite.subject import load_subject
 
@@ -87,8 +88,14 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_saved_model(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    content = evaluate(model, "--data", data, "--suite", "accuracy", "calibration", "--batch-size", 4)
+@pytest.fixture(scope="module")
+def first(model: Path, data: Path) -> dict[str, Any]:
+    return evaluate(model, "--data", data, "--suite", "accuracy", "calibration", "--batch-size", 4)
+
+
+def test_a_saved_model(model: Path, data: Path, first: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    content = evaluate(model, "--data", data, "--suite", "accuracy", "calibration")  # which stand already
+    assert content == first
     split = datasets.load_from_disk(str(data))["test"]
     labels, logits = torch.tensor(split["label"]), logits_by_timm(model, list(split["image"]))
     assert values(content)["top1_error"] == pytest.approx(100 * (logits.argmax(1) != labels).double().mean().item())
@@ -113,13 +120,10 @@ def test_a_saved_model(model: Path, data: Path, capsys: pytest.CaptureFixture[st
     assert (again["data"]["rows"], list(again["parts"])) == (5, ["accuracy"])
 
 
-def test_neither_batches_nor_the_order_of_rows_matter(model: Path, tmp_path: Path) -> None:
-    whole = rows(11)
-    found = []
-    for name, table, size in (("one", whole, 4), ("other", whole.shuffle(seed=1), 11)):
-        line = [model, "--data", save_data(tmp_path / name, test=table), "--out", tmp_path / f"{name}-out"]
-        found.append(values(evaluate(*line, "--suite", "accuracy", "calibration", "--batch-size", size)))
-    assert found[0] == pytest.approx(found[1], abs=1e-4)
+def test_neither_batches_nor_the_order_of_rows_matter(model: Path, first: dict[str, Any], tmp_path: Path) -> None:
+    data = save_data(tmp_path / "data", test=rows(11).shuffle(seed=1))
+    line = [model, "--data", data, "--out", tmp_path / "out", "--suite", "accuracy", "calibration"]
+    assert values(evaluate(*line, "--batch-size", 11)) == pytest.approx(values(first), abs=1e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -131,6 +135,17 @@ def test_pixels_are_those_of_timm(channels: int, tmp_path: Path) -> None:
     assert pixels.shape == (1, channels, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(subject.model(pixels), logits_by_timm(tmp_path / "model", [picture]))
+
+
+def test_pixels_are_the_same_however_deep_they_are_stored(model: Path, tmp_path: Path) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    subject, found = load_subject(str(model)), []
+    for name, pixels in (("8", drawn), ("16", drawn * np.uint16(257)), ("float", drawn / np.float32(255))):
+        (tmp_path / name).mkdir()
+        Image.fromarray(pixels).save(tmp_path / name / "image.tiff")
+        found.append(load_data(str(tmp_path / name)).images(subject)[0])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
@@ -188,6 +203,12 @@ def test_labels_without_a_class_of_the_model(labels: list, kind: Any, names: Any
         class_indices(table, "label", names, 3)
 
 
+def test_only_the_labels_are_read() -> None:
+    columns = {"image": [{"bytes": b"no image"}] * 2, "label": [2, 0]}
+    table = datasets.Dataset.from_dict(columns, features=datasets.Features(image=datasets.Image(), label=INTEGER))
+    assert class_indices(table, "label", None, 3)[0].tolist() == [2, 0]
+
+
 def test_nan_logits_are_wrong_and_said(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +231,7 @@ def test_nan_logits_are_wrong_and_said(
         (["--out", "FILE"], "out must be a folder that can be written, got"),
         (["--split", "strange", "--suite", "accuracy"], "accuracy needs labels: 'label' has 1 of 2 classes that"),
         (["--weights", "nowhere"], "weights must be a file, got nowhere, which does not exist"),
+        (["--weights", "/"], "weights must be a file, got /, which is none"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(
@@ -231,7 +253,11 @@ def test_an_empty_split(model: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     rows(2).select([]).to_parquet(tmp_path / "data" / "test.parquet")
     said = refused(capsys, model, "--data", tmp_path / "data", "--out", tmp_path / "out")
     assert "cannot load split 'test'" in said
-    assert "corresponds to no data" in said
+    assert "corresponds to no data. Pass" in said
+    saved = save_data(tmp_path / "saved", train=rows(2), test=rows(2).select([]))
+    said = refused(capsys, model, "--data", saved, "--out", tmp_path / "out")
+    assert "cannot load the splits of" in said
+    assert "saved': one of them has no rows. Pass --data" in said
     assert not (tmp_path / "out").exists()
 
 
@@ -245,7 +271,7 @@ def test_a_model_of_one_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_data_without_labels(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save_data(tmp_path / "data", test=rows(2).remove_columns("label"))
     said = refused(capsys, model, "--data", folder, "--out", tmp_path / "out", "--suite", "accuracy")
-    assert "accuracy needs labels: none of the columns ['image'] holds any: pass --label-column." in said
+    assert "accuracy needs labels: none of the columns ['image'] is known to hold any: pass --label-column." in said
 
 
 def test_an_image_that_cannot_be_read(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,14 +349,18 @@ def test_a_run_is_measured_on_the_rows_that_it_held_out(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224", "convnext_atto", "swin_tiny_patch4_window7_224"])
-def test_families(name: str, tmp_path: Path) -> None:
+def test_families(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     net = timm.create_model(name, num_classes=7)
     torch.save(net.state_dict(), tmp_path / "weights.pt")
-    numbers = rows(4, [str(number) for number in range(7)])
+    numbers = rows(4, [str(number) for number in range(7)]).add_column("box", [[5, 5, 30, 30]] * 4)
     data = save_data(tmp_path / "data", test=numbers)
     line = [name, "--weights", tmp_path / "weights.pt", "--data", data, "--out", tmp_path / "out"]
-    content = evaluate(*line, "--suite", "accuracy", "calibration")
+    content = evaluate(*line, "--robustness-pgd-steps", 1, "--localization-boxes", "box")
+    whole = ["accuracy", "calibration", "ood", "robustness", "localization"]
+    assert list(content["parts"]) == (whole[:-1] if name.startswith("vit") else whole)
+    reason = "Left out: VisionTransformer has no class activation maps"
+    assert (reason in capsys.readouterr().out) == name.startswith("vit")
     config = resolve_model_data_config(net)
     with torch.no_grad():
         images = torch.stack([create_transform(**config)(image) for image in numbers["image"]])

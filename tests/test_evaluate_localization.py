@@ -176,13 +176,22 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
 def test_without_labels_the_map_is_that_of_the_predicted_class(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unlabelled = datasets.load_from_disk(str(data))["test"].remove_columns("label")
+    unlabelled = datasets.load_from_disk(str(data))["test"].remove_columns("label").select(range(2))
     found = localized(
         model, save_data(tmp_path / "data", test=unlabelled), tmp_path / "out", "--localization-boxes", "boxes"
     )
     assert found["top1_loc"] is None
     assert 0 <= found["gt_known_loc"] <= 100
     assert "The data have no labels: each map is that of the predicted class." in capsys.readouterr().out
+
+
+def test_without_scipy_the_part_says_what_to_install(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    line = ("--data", data, "--out", tmp_path / "out", "--suite", "localization", "--localization-boxes", "boxes")
+    assert "needs scipy: pip install 'alignmix-timm[localization]'" in refused(capsys, model, *line)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
@@ -197,7 +206,7 @@ def test_two_processes_give_the_numbers_of_one(
 
 def test_garments_have_exact_boxes_and_follow_from_the_seed() -> None:
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(10):
         image, garment = np.zeros((64, 64, 3), np.uint8), np.zeros((28, 28), np.uint8)
         garment[4:20, 9:25] = rng.integers(60, 256, (16, 16))
         boxes: list[list[int]] = []

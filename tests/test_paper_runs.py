@@ -9,10 +9,11 @@ import pytest
 import torch
 from launcher import ROOT
 
+from alignmix_timm.evaluation.pixel_model import PixelModel
 from alignmix_timm.paper import full, small
 from alignmix_timm.paper.command import DATA
 from alignmix_timm.paper.images import Images
-from alignmix_timm.paper.measures import OfPixels, measure_all
+from alignmix_timm.paper.measures import measure_all
 from alignmix_timm.paper.methods import METHODS
 from alignmix_timm.paper.numbers import paper_tables
 from alignmix_timm.paper.results import read_lines
@@ -80,12 +81,13 @@ def test_all_measures_of_a_network_that_is_known() -> None:
     pixels = torch.cat([torch.full((6, 3, 8, 8), 16), torch.full((4, 3, 8, 8), 240)]).to(torch.uint8)
     labels = torch.tensor([0] * 5 + [1] + [1] * 4)  # one dark image is labelled bright
     outliers = {"grey": torch.full((5, 3, 8, 8), 127, dtype=torch.uint8)}
-    model = OfPixels(Brightness(), [0.5] * 3, [0.5] * 3)
+    model = PixelModel(Brightness(), [0.5] * 3, [0.5] * 3)
     found = measure_all(model, Images(pixels, labels), outliers, attacked=10)
     assert found["error"] == pytest.approx(10)
     assert found["accuracy"] == pytest.approx(90)
     assert found["ece"] == pytest.approx(10, abs=0.01)  # certain, and right in nine of ten
     assert found["fgsm"] == found["pgd"] == pytest.approx(10)  # 8 levels do not make a dark image bright
+    assert found["nan_logits"] == found["pgd_zero_gradient"] == 0
     assert found["ood"]["grey"]["auroc"] == 100
     assert found["images"] == {"test": 10, "attacked": 10, "grey": 5, "uniform": 10, "gaussian": 10}
     assert sum(found["bins"]["examples"]) == 10

@@ -1,6 +1,7 @@
 """The parts ``ood`` and ``calibration`` of ``alignmix-timm evaluate``, and reliability diagrams of several models."""
 
 import json
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from alignmix_timm.evaluation.ood import detection, gaussian_noise, max_softmax,
 from alignmix_timm.publishing.save import save_for_timm
 from alignmix_timm.suite.command import main
 from alignmix_timm.suite.compare_calibration import main as compare
+from alignmix_timm.suite.ood import OutOfDistribution
 from alignmix_timm.suite.outliers import Named, fit, parse_sets
 
 MEAN, STD, SIZE = (0.5, 0.4, 0.3), (0.2, 0.3, 0.1), (3, 32, 32)
@@ -32,11 +34,11 @@ def pictures(count: int, seed: int, mode: str = "RGB", size: tuple[int, int] = (
     return [Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)) for _ in range(count)]
 
 
-def save_images(folder: Path, images: Sequence[Image.Image]) -> Path:
+def save_images(folder: Path, images: Sequence[Image.Image], suffix: str = "png") -> Path:
     """A folder of files, without labels."""
     folder.mkdir(parents=True)
     for place, image in enumerate(images):
-        image.save(folder / f"{place}.png")
+        image.save(folder / f"{place}.{suffix}")
     return folder
 
 
@@ -59,8 +61,10 @@ def folder(net: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = datasets.Dataset.from_dict({"image": images, "label": LABELS}, features=features)
     datasets.DatasetDict(train=rows.select(range(2)), test=rows).save_to_disk(str(folder / "data"))
     rows.shuffle(seed=1).remove_columns("label").save_to_disk(str(folder / "copy"))
-    save_images(folder / "reencoded", [image.rotate(0) for image in images[::-1]])
+    save_images(folder / "reencoded", images[::-1], "bmp")
     save_images(folder / "photos", pictures(PHOTOS, 1, "L", (48, 50)))
+    features = datasets.Features(image=datasets.Image())
+    datasets.Dataset.from_dict({"image": [None]}, features=features).save_to_disk(str(folder / "missing"))
     for name in ("empty", "nothing"):
         (folder / name).mkdir()
     rows.select([]).to_parquet(folder / "empty" / "test.parquet")
@@ -102,7 +106,8 @@ def test_the_command_gives_what_the_measures_give(folder: Path, net: Any) -> Non
         "photos": torch.stack(photos),
     }
     found = results(folder)["parts"]["ood"]
-    assert found["details"]["sets"]["photos"]["rows"] == PHOTOS
+    assert found["settings"]["outliers"]["photos"]["rows"] == PHOTOS
+    assert str(folder.parent) not in (folder / "out" / "evaluation.json").read_text()
     inliers = max_softmax(data_logits(net))
     expected = {
         f"{name}/{key}": value
@@ -151,6 +156,7 @@ def test_the_batch_size_changes_nothing_and_each_option_something(folder: Path) 
         ("data:train", "whose other splits are in-distribution, too"),
         ("copy", "must be other images than the data, and 9 of 9 are among them"),
         ("reencoded", "must be other images than the data, and their logits are the same"),
+        ("missing", "the outliers 'other' have no confidences: the image of row 0 cannot be read: it is missing"),
         ("empty", "the outliers 'other' cannot be used: cannot load split 'test'"),
         ("nothing", "the outliers 'other' cannot be used"),
         ("nowhere", "the outliers 'other' cannot be used"),
@@ -166,9 +172,35 @@ def test_outliers_that_are_none_are_refused_before_anything_is_written(
     assert not (folder / "refused").exists()
 
 
+def settings_of(*outliers: str) -> dict[str, Any]:
+    options = Namespace(ood_outliers=outliers, ood_noise_std=0.5, ood_fit="crop", ood_additive=True, rows=None, seed=0)
+    return OutOfDistribution().settings(options)
+
+
+def test_settings_notice_other_images_at_the_same_path(tmp_path: Path) -> None:
+    """Also where names and sizes of files are the same."""
+    bitmap = save_images(tmp_path / "photos", pictures(2, 5), "bmp") / "0.bmp"
+    found = []
+    for seed in (0, 1, 0):
+        pictures(1, seed)[0].save(bitmap)
+        found.append(settings_of("uniform", f"photos={tmp_path / 'photos'}"))
+    assert found[0] == found[2] != found[1]
+
+
+def test_one_of_several_columns_of_images_is_named(tmp_path: Path) -> None:
+    two = {"left": pictures(3, 0), "right": pictures(3, 1)}
+    datasets.Dataset.from_dict(two).to_parquet(tmp_path / "test.parquet")
+    for where in (tmp_path, f"{tmp_path}:test"):
+        with pytest.raises(ValueError, match=r"may be any of left, right.* Of outliers, pass .*,image=COLUMN"):
+            settings_of(f"pair={where}")
+        left, right = (settings_of(f"pair={where},image={side}") for side in ("left", "right"))
+        assert left != right
+
+
 def test_sets_are_named(tmp_path: Path) -> None:
     with_colon = save_images(tmp_path / "a:b", [])
     texts = ["uniform", "lsun=USER/lsun", "isun=USER/isun:test", "c=x=y", f"d={with_colon}", f"e={with_colon}:test"]
+    texts += ["f=USER/x:test,config=full,image=photo", "g=x,y=z,image=photo"]
     assert parse_sets(texts) == [
         Named("uniform"),
         Named("lsun", "USER/lsun"),
@@ -176,6 +208,8 @@ def test_sets_are_named(tmp_path: Path) -> None:
         Named("c", "x=y"),
         Named("d", str(with_colon)),
         Named("e", str(with_colon), "test"),
+        Named("f", "USER/x", "test", "full", "photo"),
+        Named("g", "x,y=z", None, None, "photo"),
     ]
 
 
@@ -228,10 +262,8 @@ def test_reducing_an_image_averages_its_pixels() -> None:
 def test_diagrams_of_several_models_are_drawn_from_their_results(folder: Path, tmp_path: Path) -> None:
     results_file = folder / "out" / "evaluation.json"
     compare([str(folder / "out"), f"again={results_file}", "--out", str(tmp_path / "figure.png")])
-    with Image.open(tmp_path / "figure.png") as both:
-        compare([str(results_file), "--out", str(tmp_path / "one.png")])
-        with Image.open(tmp_path / "one.png") as one:
-            assert both.size[0] == pytest.approx(2 * one.size[0], rel=0.1)
+    with Image.open(tmp_path / "figure.png") as both, Image.open(folder / "out" / "reliability.png") as one:
+        assert both.size[0] == pytest.approx(2 * one.size[0], rel=0.1)
 
 
 def test_models_that_cannot_be_compared_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -1,1 +1,4 @@
-"""Measures of a network and their figures: accuracy and calibration. May import nothing else of this package."""
+"""Measures of a network and their figures: accuracy, calibration, robustness, detection, localization.
+
+May import nothing else of this package.
+"""

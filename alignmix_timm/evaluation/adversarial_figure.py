@@ -1,15 +1,14 @@
 """The picture of attacks: images, what was added to them, and what the network says before and after."""
 
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .plotting import new_figure, show
+from .plotting import new_figure, short, show
 
-_CELL, _CAPTION, _MOST = 1.9, 0.24, 24  # inches; letters of a name
+_CELL, _CAPTION = 1.9, 0.24  # inches
 _RIGHT, _WRONG = "#1a7f37", "#b3261e"
 
 
@@ -58,7 +57,7 @@ def draw_adversarial(
     axes = figure.subplots(rows, count, squeeze=False)
     _draw_images(axes[0], "image", clean, logits, labels, class_names)
     for column, label in enumerate(labels.tolist()):
-        axes[0, column].set_title(f"label: {_short(class_names[label])}", fontsize="small", parse_math=False)
+        axes[0, column].set_title(f"label: {short(class_names[label])}", fontsize="small", parse_math=False)
     for place, (name, pixels, radius) in enumerate(attacks):
         above, below = axes[1 + 2 * place], axes[2 + 2 * place]
         above[0].set_ylabel(f"{name}: change\n(± {255 * radius:.3g}/255)", fontsize="small")
@@ -83,9 +82,5 @@ def _draw_images(
     for axis, image, index, share, label in said:
         show(axis, 2 * image - 1)
         color = _RIGHT if index == label else _WRONG
-        text = f"{_short(class_names[index])} {100 * share:.0f} %"
+        text = f"{short(class_names[index])} {100 * share:.0f} %"
         axis.set_xlabel(text, fontsize="small", color=color, parse_math=False)
-
-
-def _short(name: str) -> str:
-    return textwrap.shorten(name.partition(",")[0], _MOST, placeholder="…")

@@ -1,15 +1,14 @@
 """The picture of localization: images, maps, and boxes around what the network looks at (AlignMix, Figure 5)."""
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from .plotting import new_figure, show
+from .plotting import new_figure, short, show
 
-_CELL, _CAPTION, _MOST = 1.9, 0.5, 24  # inches; letters of a name
+_CELL, _CAPTION = 1.9, 0.5  # inches
 _TRUE, _PREDICTED = "#19d219", "#ff2020"
 
 
@@ -38,7 +37,7 @@ class Located(NamedTuple):
 
 
 def draw_localization(images: Sequence[Located], title: str) -> Any:
-    """A column for each image: the image with its boxes, and below it the map on the image; red is from the map.
+    """A column for each image: the image with its boxes, and below it the map on the image.
 
     Returns:
         A matplotlib figure.
@@ -47,7 +46,7 @@ def draw_localization(images: Sequence[Located], title: str) -> Any:
         ImportError: matplotlib is not installed.
     """
     figure = new_figure(_CELL * len(images), 2 * _CELL + _CAPTION + 0.4)
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(f"{title}. Boxes: red from the map, green true", fontsize="medium")
     axes = figure.subplots(2, len(images), squeeze=False)
     for (above, below), image in zip(axes.T, images, strict=True):
         height, width = image.scores.shape
@@ -58,8 +57,8 @@ def draw_localization(images: Sequence[Located], title: str) -> Any:
             axis.set_aspect(image.aspect * width / height)
         below.imshow(image.scores, cmap="jet", vmin=0, vmax=1, alpha=0.45)
         below.set_aspect(image.aspect * width / height)
-        above.set_title(_short(image.title), fontsize="small", parse_math=False)
-        text = "\n".join([f"IoU {image.overlap:.2f}", *([_short(image.note)] if image.note else [])])
+        above.set_title(short(image.title), fontsize="small", parse_math=False)
+        text = "\n".join([f"IoU {image.overlap:.2f}", *([short(image.note)] if image.note else [])])
         below.set_xlabel(text, fontsize="small", parse_math=False)
     return figure
 
@@ -69,7 +68,3 @@ def _outline(axis: Any, box: np.ndarray, color: str) -> None:
 
     x0, y0, x1, y1 = (float(side) for side in box)
     axis.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0 + 1, y1 - y0 + 1, fill=False, color=color, linewidth=2))
-
-
-def _short(name: str) -> str:
-    return textwrap.shorten(name.partition(",")[0], _MOST, placeholder="…")

@@ -1,9 +1,12 @@
 """Figures of matplotlib, which need not be installed."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+
+_MOST = 24  # letters of a name
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -24,6 +27,11 @@ def show(axes: Any, image: Tensor) -> None:
     pixels = ((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).squeeze(2)
     axes.imshow(pixels.cpu().numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
+
+
+def short(name: str) -> str:
+    """The first of the names that a class has, as far as it fits below a small image."""
+    return textwrap.shorten(name.partition(",")[0], _MOST, placeholder="…")
 
 
 def save_figure(figure: Any, path: Path) -> None:

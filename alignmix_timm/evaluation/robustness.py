@@ -118,12 +118,22 @@ def pgd(
     return Attacked(moved, torch.stack(correct, 1), zero_gradient, nan_logits | scores.isnan().any(1))
 
 
+def recorded(single: Attacked, repeated: Attacked) -> dict[str, Tensor]:
+    """What :func:`summary` needs of each image, from FGSM and PGD on the same ones: bool, [N, steps + 1] or [N]."""
+    return {
+        "fgsm_correct": single.correct,
+        "pgd_correct": repeated.correct,
+        "fgsm_zero_gradient": single.zero_gradient,
+        "pgd_zero_gradient": repeated.zero_gradient,
+        "attacked_nan_logits": single.nan_logits | repeated.nan_logits,
+    }
+
+
 def summary(rows: Mapping[str, Tensor]) -> dict[str, float]:
-    """The values of :data:`METRICS`, in percent, of what was recorded of each image.
+    """The values of :data:`METRICS`, in percent.
 
     Args:
-        rows: ``fgsm_correct`` and ``pgd_correct``, [N, steps + 1]; ``fgsm_zero_gradient``, ``pgd_zero_gradient`` and
-            ``attacked_nan_logits`` (of either attack), [N]: all bool, as :class:`Attacked` has them.
+        rows: Of each image what :func:`recorded` returns.
 
     Returns:
         By key. The errors after 7 and 10 steps are left out where PGD made fewer.

@@ -7,12 +7,13 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 
+from ..evaluation.pixel_model import PixelModel
 from ..training.config import TrainConfig
 from ..training.journal import read_journal
 from ..training.main import run as train_or_go_on
 from ..training.run import Run
 from .images import decoded
-from .measures import OfPixels, measure_all
+from .measures import measure_all
 from .outliers import outlier_sets
 from .results import Line, identity
 
@@ -53,7 +54,7 @@ def train(run: Line, data: str, outliers: dict[str, str] | None, folder: Path) -
     device = trained.accelerator.device
     test.pixels, test.labels = test.pixels.to(device), test.labels.to(device)
     trained.hooks.detach()
-    model = OfPixels(trained.net, trained.data["mean"], trained.data["std"]).to(device)
+    model = PixelModel(trained.net, trained.data["mean"], trained.data["std"]).to(device)
     return found | measure_all(model, test, outlier_sets(outliers, side, device), ATTACKED)
 
 

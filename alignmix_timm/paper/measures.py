@@ -1,43 +1,21 @@
 """Everything that the paper measures of one network, taken at once: error, calibration, robustness, OOD detection."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..evaluation import calibration, ood, robustness
+from ..evaluation.pixel_model import PixelModel
 from .images import Images
 
 BATCH = 250
 NOISES = {"uniform": ood.uniform_noise, "gaussian": ood.gaussian_noise}
 
 
-class OfPixels(nn.Module):
-    """A network as a function of pixels in [0, 1], in eval mode.
-
-    Args:
-        net: A classifier of normalised images.
-        mean, std: With which it was trained, for each channel.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.net = net
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
-        self.eval().requires_grad_(False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """[B, C, H, W] in [0, 1] to logits [B, num_classes]."""
-        return self.net((pixels - self.mean) / self.std)
-
-
 def measure_all(
-    model: OfPixels, test: Images, outliers: Mapping[str, Tensor] | None, attacked: int, seed: int = 0
+    model: PixelModel, test: Images, outliers: Mapping[str, Tensor] | None, attacked: int, seed: int = 0
 ) -> dict[str, Any]:
     """All measures of a network, in percent but for the NLL.
 
@@ -64,7 +42,7 @@ def measure_all(
     return result
 
 
-def attack(model: OfPixels, test: Images, count: int, seed: int) -> dict[str, float]:
+def attack(model: PixelModel, test: Images, count: int, seed: int) -> dict[str, float]:
     """Errors under FGSM and PGD, of ``count`` test images."""
     index = torch.linspace(0, len(test) - 1, min(count, len(test))).round().long()
     parts: dict[str, list[Tensor]] = {}
@@ -72,27 +50,24 @@ def attack(model: OfPixels, test: Images, count: int, seed: int) -> dict[str, fl
         pixels, labels = _unit(test.pixels[part]), test.labels[part]
         noise = robustness.start_noise(seed, part.tolist(), tuple(pixels.shape[1:])).to(pixels.device)
         once = robustness.fgsm(model, pixels, labels)
-        often = robustness.pgd(model, pixels, labels, noise)
-        rows = {
-            "fgsm_correct": once.correct,
-            "pgd_correct": often.correct,
-            "fgsm_zero_gradient": once.zero_gradient,
-            "pgd_zero_gradient": often.zero_gradient,
-            "nan_logits": once.nan_logits | often.nan_logits,
-        }
+        rows = robustness.recorded(once, robustness.pgd(model, pixels, labels, noise))
         for name, values in rows.items():
             parts.setdefault(name, []).append(values)
     found = robustness.summary({name: torch.cat(values) for name, values in parts.items()})
-    return {name.removesuffix("_error"): value for name, value in found.items() if name != "clean_error"}
+    return {_key(name): value for name, value in found.items() if name != "clean_error"}
+
+
+def _key(name: str) -> str:
+    return name.removesuffix("_error").removeprefix("attacked_")
 
 
 @torch.no_grad()
-def _logits(model: OfPixels, pixels: Tensor) -> Tensor:
+def _logits(model: PixelModel, pixels: Tensor) -> Tensor:
     return torch.cat([model(_unit(part)) for part in pixels.split(BATCH)]).float()
 
 
 @torch.no_grad()
-def _noise_logits(model: OfPixels, noise: Any, test: Images, seed: int) -> Tensor:
+def _noise_logits(model: PixelModel, noise: Any, test: Images, seed: int) -> Tensor:
     rows = torch.arange(min(len(test), 10_000)).split(BATCH)
     return torch.cat([model(noise(part.tolist(), test.size, seed).to(test.pixels.device)) for part in rows]).float()
 

@@ -8,6 +8,7 @@ import datasets
 import numpy as np
 import torch
 
+from ..evaluation.pixel_model import PixelModel
 from ..points import unannounced
 from ..seeds import Stream, seed_all
 from ..training.build import build_model, wrap_model
@@ -15,7 +16,7 @@ from ..training.config import TrainConfig
 from ..training.data.splits import load_splits
 from ..training.mixing import build_mixer
 from .images import Images, decoded
-from .measures import OfPixels, measure_all
+from .measures import measure_all
 from .on_device import fit
 from .outliers import outlier_sets
 from .results import Line
@@ -57,7 +58,7 @@ def train(run: Line, data: str, outliers: dict[str, str] | None) -> dict[str, An
     model.hooks.detach()
     assert config.mean is not None
     assert config.std is not None
-    return measure_all(OfPixels(net, config.mean, config.std), test, outlier_sets(outliers, SIDE), ATTACKED)
+    return measure_all(PixelModel(net, config.mean, config.std), test, outlier_sets(outliers, SIDE), ATTACKED)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """Boxes around objects, from a column of a dataset of Hugging Face."""
 
 import math
+import reprlib
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -41,18 +42,27 @@ class BoxColumn(NamedTuple):
                     f"boxes must be a column or a field of one, got {self.name!r}, whose {name!r} is none."
                 ) from error
         boxes = []
-        for box in [values] if _is_box(values) else values or ():
+        for box in _single_or_list(values):
             if not _is_box(box):
-                raise ValueError(f"boxes must have four finite numbers each, got {box} in row {row}.")
+                raise ValueError(f"boxes must have four finite numbers each, got {reprlib.repr(box)} in row {row}.")
             x, y, last_x, last_y = map(float, box)
             corners = (x, y, x + last_x, y + last_y) if self.box_format == "xywh" else (x, y, last_x, last_y)
             if not (corners[0] < corners[2] and corners[1] < corners[3]) or not _overlaps(corners, width, height):
                 raise ValueError(
                     f"boxes must lie in the image, {self.box_format} in pixels, got {list(box)} in row {row}, whose "
-                    f"image has {width} x {height}. If they are not corners, their format is xywh."
+                    f"image has {width} x {height}. Corners are the upper left and the lower right one. If they are "
+                    "not corners, their format is xywh."
                 )
             boxes.append(corners)
         return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
+
+
+def _single_or_list(values: Any) -> list[Any]:
+    """What a row has as a list of boxes; anything else than lists is one thing, and no box."""
+    if values is None:
+        return []
+    several = isinstance(values, list) and all(isinstance(box, list | tuple) for box in values)
+    return values if several else [values]
 
 
 def _is_box(box: Any) -> bool:

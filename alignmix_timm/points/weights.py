@@ -25,7 +25,9 @@ def trained_model(name: str, weights: Path | None = None, image_size: int | None
     if ":" not in name and not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}.{nearest(name, timm.list_models())} See timm.list_models().")
     if weights is not None and not weights.is_file():
-        raise ValueError(f"weights must be a file, got {weights}, which does not exist.")
+        raise ValueError(
+            f"weights must be a file, got {weights}, which {'is none' if weights.exists() else 'does not exist'}."
+        )
     known = None if ":" in name else timm.models.get_pretrained_cfg(name)
     options: dict[str, Any] = {"img_size": image_size} if image_size and known and known.fixed_input_size else {}
     try:

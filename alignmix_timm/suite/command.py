@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def _labels(options: argparse.Namespace, data: Data, subject: Subject) -> tuple[
     """The labels as classes of the model, or why there are none; how they were matched is added to the data."""
     data.described["labels"] = None
     if data.label is None:
-        return None, f"none of the columns {list(data.rows.features)} holds any: pass --label-column."
+        return None, f"none of the columns {list(data.rows.features)} is known to hold any: pass --label-column."
     classes = subject.model.num_classes
     try:
         labels, how = class_indices(data.rows, data.label, subject.label_names, classes, options.by_number)
@@ -180,16 +180,15 @@ def _default_folder(subject: Subject, name: str) -> Path:
     return Path(re.sub(r"[^\w.-]+", "_", name.removeprefix("hf-hub:")) + "-evaluation")
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
-    return int(text)
+def _at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is an integer of at least this."""
 
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
+        return int(text)
 
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"must be an integer >= 0, got {text!r}")
-    return int(text)
+    return parsed
 
 
 def _parser() -> OneLineParser:
@@ -214,13 +213,15 @@ def _parser() -> OneLineParser:
     data.add_argument(
         "--by-number", action="store_true", help="match labels to the model's classes by number, not by name"
     )
-    data.add_argument("--rows", type=_positive, metavar="N", help="this many rows, drawn at random by the seed")
+    data.add_argument("--rows", type=_at_least(1), metavar="N", help="this many rows, drawn at random by the seed")
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, help="folder of the results; default: MODEL-evaluation, beside a model folder")
     run.add_argument("--overwrite", action="store_true", help="begin anew, whatever results are in OUT")
-    run.add_argument("--seed", type=_count, default=0, help="of all that is drawn; default 0")
-    run.add_argument("--batch-size", type=_positive, default=64, help="images at once in each process; default 64")
-    run.add_argument("--workers", type=_count, help="data workers of each process; default its share of the CPU cores")
+    run.add_argument("--seed", type=_at_least(0), default=0, help="of all that is drawn; default 0")
+    run.add_argument("--batch-size", type=_at_least(1), default=64, help="images at once in each process; default 64")
+    run.add_argument(
+        "--workers", type=_at_least(0), help="data workers of each process; default its share of the CPU cores"
+    )
     for part in PARTS:
         part.add_options(parser.add_argument_group(part.name))
     return parser

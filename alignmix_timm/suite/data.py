@@ -69,21 +69,18 @@ class Data(NamedTuple):
         image: Name of the column of images.
         label: Name of the column of labels; None if there is none.
         described: For ``evaluation.json``: name, split, number of rows, revision, and a hash of images and labels.
+        digests: Of each image as it is stored: the same for copies of it.
     """
 
     rows: datasets.Dataset
     image: str
     label: str | None
     described: dict[str, Any]
+    digests: list[bytes]
 
     def images(self, subject: Subject) -> Images:
         """The images as this model evaluates them."""
         return Images(self.rows, self.image, subject.mode, subject.transform)
-
-    def digests(self) -> list[bytes]:
-        """Of each image as it is stored: the same for copies of it."""
-        stored = (value for batch in self.rows.select_columns([self.image]).iter(_READ) for value in batch[self.image])
-        return [hashlib.sha256(_stored(value)).digest() for value in stored]
 
 
 def load_data(
@@ -130,16 +127,17 @@ def load_data(
         raise ValueError(
             f"data must have rows, got none in the split {part.split!r} of {data!r}. Pass another --split."
         )
-    known = find_dataset(data, data_config, revision)
+    known, digests = find_dataset(data, data_config, revision), _digests(rows, image)
+    labels = None if label is None else rows.select_columns([label])[:][label]
     described = {
         "name": known.name,
         "config": known.config,
         "revision": known.revision,
         "split": rows_of(part.split, held_out),
         "rows": len(rows),
-        "sha256": _sha256(rows, image, label),
+        "sha256": hashlib.sha256(repr(labels).encode() + b"".join(digests)).hexdigest(),
     }
-    return Data(rows, image, label, described)
+    return Data(rows, image, label, described, digests)
 
 
 def _options(asked: TrainConfig, run: Path | None) -> TrainConfig:
@@ -175,20 +173,14 @@ def _label(features: datasets.Features, wanted: str | None) -> str | None:
         return None
 
 
-def _sha256(rows: datasets.Dataset, image: str, label: str | None) -> str:
-    """Of the labels and of the images as they are stored; of those in files of their own, of names and sizes."""
-    digest = hashlib.sha256()
-    columns = [image] if label is None else [image, label]
-    for batch in rows.select_columns(columns).iter(_READ):
-        if label is not None:
-            digest.update(repr(batch[label]).encode())
-        for value in batch[image]:
-            digest.update(_stored(value))
-    return digest.hexdigest()
+def _digests(rows: datasets.Dataset, image: str) -> list[bytes]:
+    batches = rows.select_columns([image]).iter(_READ)
+    return [hashlib.sha256(_stored(value)).digest() for batch in batches for value in batch[image]]
 
 
 def _stored(value: Any) -> bytes:
+    """The bytes of an image, in the column or in a file of its own."""
     if value and value.get("bytes"):
         return value["bytes"]
     path = Path(value["path"]) if value and value.get("path") else None
-    return f"{path.name} {path.stat().st_size}".encode() if path and path.is_file() else repr(value).encode()
+    return path.read_bytes() if path and path.is_file() else repr(value).encode()

@@ -35,7 +35,7 @@ def class_indices(
         ValueError: a label is missing or means no class of the model; the message says which.
     """
     feature = rows.features[column]
-    values = rows[:][column]
+    values = rows.select_columns([column])[:][column]  # of all columns, images would be read, too
     own = _names_of(feature, values)
     if any(value is None or (isinstance(value, int) and value < 0) for value in values):
         raise ValueError(

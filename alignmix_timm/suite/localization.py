@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
-from torchvision import transforms
 
 from ..evaluation.activation_maps import activation_maps
 from ..evaluation.box_files import FILES, read_box_files
@@ -17,11 +16,11 @@ from ..evaluation.boxes import largest_box, score_map
 from ..evaluation.localization import METRICS, THRESHOLD, localization, overlap
 from ..evaluation.localization_figure import Located, draw_localization
 from ..evaluation.plotting import save_figure
-from ..training.data.transforms import eval_transform
 from .class_names import class_names
 from .context import Context
 from .data import Images
-from .part import Part, Values
+from .part import Part, Values, needs_classes
+from .subject import pixel_transform
 from .true_boxes import check_columns, true_boxes
 
 _PICTURE, _SHOWN = "localization.png", 8
@@ -61,12 +60,13 @@ class Localization(Part):
     def obstacle(self, context: Context) -> str | None:
         if context.options.localization_boxes is None and context.options.localization_box_files is None:
             return f"{self.name} needs boxes: pass --localization-boxes COLUMN or --localization-box-files FOLDER."
-        if context.subject.model.num_classes < 2:
-            return f"{self.name} needs a model of at least 2 classes, this one has a single one."
+        if (few := needs_classes(self.name, context)) is not None:
+            return few
         try:
             check_columns(context)
-            _maps(context, _whole_images(context)[0][None].to(context.device))
-        except ValueError as error:
+            _, maps = _maps(context, _whole_images(context)[0][None].to(context.device))
+            largest_box(maps[0, 0].cpu().numpy(), THRESHOLD)
+        except (ImportError, ValueError) as error:
             return str(error)
         return None
 
@@ -140,15 +140,14 @@ def _sha256(folder: Path) -> str:
 
 def _whole_images(context: Context) -> Images:
     """The images resized to the model's input without a crop, which would cut objects and boxes."""
-    whole = eval_transform({**context.subject.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"})
-    steps = [step for step in whole.transforms if not isinstance(step, transforms.Normalize)]
-    return Images(context.data.rows, context.data.image, context.subject.mode, transforms.Compose(steps))
+    whole = pixel_transform({**context.subject.preprocessing, "crop_pct": 1.0, "crop_mode": "squash"})
+    return Images(context.data.rows, context.data.image, context.subject.mode, whole)
 
 
 def _maps(context: Context, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and class activation maps of pixels in [0, 1], on the device."""
     model = context.subject.model
-    return activation_maps(model.net, (pixels - model.mean) / model.std)
+    return activation_maps(model.net, model.normalized(pixels))
 
 
 def _from_best_to_worst(overlaps: Tensor) -> list[int]:

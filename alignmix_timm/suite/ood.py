@@ -12,7 +12,7 @@ from ..evaluation.confidence_figure import confidence_histograms
 from ..evaluation.ood import METRICS, detection, max_softmax
 from ..evaluation.plotting import save_figure
 from .context import Context
-from .outliers import FITS, NOISE, Named, check_logits, check_others, load_set, parse_sets, pixels_of
+from .outliers import FITS, NOISE, check_logits, check_others, load_set, parse_sets, pixels_of
 from .part import Part, Values, needs_classes, needs_finite_logits
 
 _DATA = ""  # the key of the scores of the data; sets have names
@@ -29,7 +29,8 @@ class OutOfDistribution(Part):
             nargs="+",
             metavar="SET",
             default=list(NOISE),
-            help=f"{', '.join(NOISE)}, NAME=DATA, NAME=DATA:SPLIT; DATA needs no labels; default {' '.join(NOISE)}",
+            help=f"{', '.join(NOISE)}, NAME=DATA, NAME=DATA:SPLIT, either of these followed by ,config=CONFIG or "
+            f",image=COLUMN; DATA needs no labels; default {' '.join(NOISE)}",
         )
         group.add_argument(
             "--ood-fit", choices=FITS, default="resize", help="how images of DATA get the model's size; default resize"
@@ -40,32 +41,30 @@ class OutOfDistribution(Part):
         group.add_argument("--ood-additive", action="store_true", help="add noise to the images of --data")
 
     def settings(self, options: argparse.Namespace) -> dict[str, Any]:
-        parse_sets(options.ood_outliers)
+        sets = parse_sets(options.ood_outliers)
         if not 0 < options.ood_noise_std < math.inf:
             raise ValueError(f"ood_noise_std must be > 0 and finite, got {options.ood_noise_std}.")
+        load_set.cache_clear()  # of a former command in this process
+        rows, seed = options.rows, options.seed
         return {
-            "outliers": options.ood_outliers,
-            "rows": options.rows,
+            "outliers": {one.name: load_set(one, rows, seed).described if one.data else "noise" for one in sets},
             "fit": options.ood_fit,
             "noise_std": options.ood_noise_std,
             "additive": options.ood_additive,
-            "seed": options.seed,
         }
 
     def obstacle(self, context: Context) -> str | None:
         """As of every part; data that cannot serve as outliers are an error."""
-        load_set.cache_clear()  # of a former command in this process
-        for one, data in _loaded(context).items():
-            check_others(one, data, context)
+        check_others([one for one in parse_sets(context.options.ood_outliers) if one.data is not None], context)
         return needs_classes(self.name, context) or needs_finite_logits(self.name, context)
 
     def measure(self, context: Context) -> dict[str, Tensor]:
-        measured, settings = {_DATA: max_softmax(context.logits)}, self.settings(context.options)
+        measured = {_DATA: max_softmax(context.logits)}
         for one in parse_sets(context.options.ood_outliers):
-            pixels = pixels_of(one, context, settings)
-            with torch.no_grad():
-                found = context.over(pixels, lambda images, _: {"logits": context.subject.model(images)}, one.name)
+            pixels = pixels_of(one, context)
             try:
+                with torch.no_grad():
+                    found = context.over(pixels, lambda images, _: {"logits": context.subject.model(images)}, one.name)
                 measured[one.name] = max_softmax(found["logits"])
             except ValueError as error:
                 raise ValueError(f"the outliers {one.name!r} have no confidences: {error}") from error
@@ -80,17 +79,8 @@ class OutOfDistribution(Part):
             for key, value in detection(measured[_DATA], scores).items()
         }
 
-    def details(self, measured: dict[str, Tensor], context: Context) -> dict[str, Any]:
-        return {"sets": {one.name: data.described for one, data in _loaded(context).items()}}
-
     def draw(self, measured: dict[str, Tensor], values: Values, context: Context, folder: Path) -> list[str]:
         titles = {f"{name}: AUROC {values[f'{name}/auroc']:.1f} %": name for name in measured if name != _DATA}
         sets = {title: measured[name] for title, name in titles.items()}
         save_figure(confidence_histograms(measured[_DATA], sets), folder / "ood.png")
         return ["ood.png"]
-
-
-def _loaded(context: Context) -> dict[Named, Any]:
-    """The sets that are not noise."""
-    sets = (one for one in parse_sets(context.options.ood_outliers) if one.data is not None)
-    return {one: load_set(one, context.options.rows, context.options.seed) for one in sets}

@@ -1,11 +1,12 @@
 """The sets of out-of-distribution images: noise, and images of any data, at the size of the model."""
 
+import argparse
 import functools
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -19,15 +20,19 @@ from .data import Data, Images, load_data
 
 NOISE: dict[str, Callable[..., Tensor]] = {"uniform": uniform_noise, "gaussian": gaussian_noise}
 FITS = ("resize", "crop")
+_FORMS = "NAME=DATA or NAME=DATA:SPLIT, with ,config=CONFIG and ,image=COLUMN where they are needed"
+_OPTION = re.compile(r",(?=(?:config|image)=)")
 _EQUAL, _VARIED = 1e-5, 1e-3  # of the largest logit: what rounding changes, and what distinguishes images
 
 
 class Named(NamedTuple):
-    """What ``NAME=DATA`` or ``NAME=DATA:SPLIT`` names; without data, noise."""
+    """What ``NAME=DATA:SPLIT,config=CONFIG,image=COLUMN`` names, all but DATA optional; without data, noise."""
 
     name: str
     data: str | None = None
     split: str | None = None
+    config: str | None = None
+    image: str | None = None
 
 
 def parse_sets(texts: list[str]) -> list[Named]:
@@ -44,18 +49,19 @@ def parse_sets(texts: list[str]) -> list[Named]:
 
 
 def _parse(text: str) -> Named:
-    name, equals, data = text.partition("=")
+    name, equals, rest = text.partition("=")
     if not equals and name in NOISE:
         return Named(name)
+    data, *options = _OPTION.split(rest)
     if not data or not re.fullmatch(r"[\w.-]+", name):
         raise ValueError(
-            f"ood_outliers must be {', '.join(NOISE)}, NAME=DATA or NAME=DATA:SPLIT, with a NAME of letters, digits, "
-            f"_, - and ., got {text!r}."
+            f"ood_outliers must be {', '.join(NOISE)}, {_FORMS}, and NAME of letters, digits, _, - and ., got {text!r}."
         )
+    chosen = dict(option.split("=", 1) for option in options)
     whole, colon, split = data.rpartition(":")
     if colon and whole and not Path(data).expanduser().exists():
-        return Named(name, whole, split)
-    return Named(name, data)
+        return Named(name, whole, split, **chosen)
+    return Named(name, data, **chosen)
 
 
 @functools.cache  # looked at before anything is measured, and again when it is
@@ -63,25 +69,30 @@ def load_set(one: Named, count: int | None, seed: int) -> Data:
     """The rows of a set of images; arguments as those of :func:`.data.load_data`."""
     assert one.data is not None
     try:
-        return load_data(one.data, one.split, count=count, seed=seed)
+        return load_data(one.data, one.split, data_config=one.config, image_column=one.image, count=count, seed=seed)
     except ValueError as error:
-        raise ValueError(f"the outliers {one.name!r} cannot be used: {error} Name a split by DATA:SPLIT.") from error
+        raise ValueError(f"the outliers {one.name!r} cannot be used: {error} Of outliers, pass {_FORMS}.") from error
 
 
-def check_others(one: Named, outliers: Data, context: Context) -> None:
+def check_others(sets: list[Named], context: Context) -> None:
     """See that outliers are not the data that they are to be told from.
 
     Raises:
         ValueError: they are the same dataset, or most of their images are among its images.
     """
+    known = set(context.data.digests) if sets else set()
+    for one in sets:
+        _check_other(one, load_set(one, context.options.rows, context.options.seed), known, context)
+
+
+def _check_other(one: Named, outliers: Data, known: set[bytes], context: Context) -> None:
     assert one.data is not None
-    if context.options.data_config is None and _same(one.data, context.options.data):
+    if one.config == context.options.data_config and _same(one.data, context.options.data):
         raise ValueError(
             f"the outliers {one.name!r} must be other data than {context.options.data!r}, whose other splits are "
             "in-distribution, too. Pass another dataset."
         )
-    known = set(context.data.digests())
-    shared = sum(digest in known for digest in outliers.digests())
+    shared = sum(digest in known for digest in outliers.digests)
     if 2 * shared > len(outliers.rows):
         raise ValueError(
             f"the outliers {one.name!r} must be other images than the data, and {shared} of {len(outliers.rows)} are "
@@ -112,23 +123,23 @@ def _same(first: str, second: str) -> bool:
     return paths[0].resolve() == paths[1].resolve() if all(path.exists() for path in paths) else first == second
 
 
-def pixels_of(one: Named, context: Context, settings: dict[str, Any]) -> Pixels:
+def pixels_of(one: Named, context: Context) -> Pixels:
     """The images of a set, [C, H, W] in [0, 1]."""
-    size = tuple(context.subject.preprocessing["input_size"])
+    size, options = tuple(context.subject.preprocessing["input_size"]), context.options
     if one.data is None:
-        return _Noise(one.name, context.images, size, settings)
-    data = load_set(one, context.options.rows, context.options.seed)
-    transform = functools.partial(fit, size=size[1:], how=settings["fit"])
+        return _Noise(one.name, context.images, size, options)
+    data = load_set(one, options.rows, options.seed)
+    transform = functools.partial(fit, size=size[1:], how=options.ood_fit)
     return Images(data.rows, data.image, context.subject.mode, transform)
 
 
 class _Noise:
     """As many images of noise as there are images of the data."""
 
-    def __init__(self, name: str, images: Pixels, size: tuple[int, ...], settings: dict[str, Any]) -> None:
-        self.images, self.size, self.additive = images, size, settings["additive"]
-        more = {"std": settings["noise_std"]} if name == "gaussian" else {}
-        self.draw = functools.partial(NOISE[name], shape=size, seed=settings["seed"], **more)
+    def __init__(self, name: str, images: Pixels, size: tuple[int, ...], options: argparse.Namespace) -> None:
+        self.images, self.additive = images, options.ood_additive
+        more = {"std": options.ood_noise_std} if name == "gaussian" else {}
+        self.draw = functools.partial(NOISE[name], shape=size, seed=options.seed, **more)
 
     def __len__(self) -> int:
         return len(self.images)

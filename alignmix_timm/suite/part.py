@@ -32,8 +32,10 @@ class Part(ABC):
     def settings(self, options: argparse.Namespace) -> dict[str, Any]:
         """What the values depend on besides the model and the data, as JSON: a part is run again if it differs.
 
+        Data are told by their hash, never by a path. Called in all processes alike, before anything else is loaded.
+
         Raises:
-            ValueError: an option has a value that cannot be; called before anything is loaded.
+            ValueError: an option has a value that cannot be.
         """
         return {}
 

@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from ..evaluation.adversarial_figure import Attack, draw_adversarial
 from ..evaluation.plotting import save_figure
-from ..evaluation.robustness import METRICS, Attacked, fgsm, pgd, start_noise, summary
+from ..evaluation.robustness import METRICS, Attacked, fgsm, pgd, recorded, start_noise, summary
+from .class_names import class_names
 from .context import Context
 from .part import Part, Values
 
@@ -47,14 +48,7 @@ class Robustness(Part):
     def measure(self, context: Context) -> dict[str, Tensor]:
         def of_batch(pixels: Tensor, rows: Tensor) -> dict[str, Tensor]:
             with _steps_shown(context):
-                single, repeated = _attack(context, pixels, rows)
-            return {
-                "fgsm_correct": single.correct,
-                "pgd_correct": repeated.correct,
-                "fgsm_zero_gradient": single.zero_gradient,
-                "pgd_zero_gradient": repeated.zero_gradient,
-                "attacked_nan_logits": single.nan_logits | repeated.nan_logits,
-            }
+                return recorded(*_attack(context, pixels, rows))
 
         measured = context.over(context.images, of_batch, self.name)
         masked = 100 * float(measured["pgd_zero_gradient"].double().mean())
@@ -78,7 +72,7 @@ class Robustness(Part):
             Attack("FGSM", single.pixels, options.robustness_fgsm_radius),
             Attack("PGD", repeated.pixels, options.robustness_pgd_radius),
         ]
-        figure = draw_adversarial(pixels, attacks, context.subject.model, context.labels[rows], _class_names(context))
+        figure = draw_adversarial(pixels, attacks, context.subject.model, context.labels[rows], class_names(context))
         save_figure(figure, folder / _PICTURE)
         return [_PICTURE]
 
@@ -110,13 +104,6 @@ def _attack(context: Context, pixels: Tensor, rows: Tensor) -> tuple[Attacked, A
 def _worth_seeing(fooled: Tensor) -> Tensor:
     """The first rows that were right until they were attacked, [N] bool; further rows where these are too few."""
     return fooled.logical_not().to(torch.uint8).argsort(stable=True)[:_SHOWN]
-
-
-def _class_names(context: Context) -> Sequence[str]:
-    """Those of the model; or of data with as many; or numbers."""
-    classes, label = context.subject.model.num_classes, context.data.label
-    known = context.subject.label_names or getattr(context.data.rows.features[label], "names", [])
-    return known if len(known) == classes else [str(number) for number in range(classes)]
 
 
 def _change(text: str) -> float:

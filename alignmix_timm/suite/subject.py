@@ -7,42 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from huggingface_hub import try_to_load_from_cache
 from timm.data import resolve_model_data_config
-from torch import Tensor, nn
 from torchvision import transforms
 
+from ..evaluation.pixel_model import PixelModel
 from ..points import built_for
 from ..points.weights import trained_model
 from ..publishing.evaluation import sha256_of
 from ..publishing.load_plain import reads_folders
 from ..publishing.save import CONFIG, PROVENANCE, WEIGHTS, load_for_timm
 from ..training.data.transforms import eval_transform
-
-
-class PixelModel(nn.Module):
-    """A network as logits [B, C] of pixels [B, channels, H, W] in [0, 1]; its mean and std are applied inside.
-
-    In eval mode and fp32; its parameters need no gradients, so that those of the pixels cost nothing else.
-
-    Attributes:
-        net: The timm model.
-        num_classes: C.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, net: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], num_classes: int) -> None:
-        super().__init__()
-        self.net, self.num_classes = net.float().requires_grad_(False), num_classes
-        for name, values in (("mean", mean), ("std", std)):
-            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
-        self.eval()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.net((pixels - self.mean) / self.std)
 
 
 @dataclass(frozen=True)
@@ -92,8 +67,6 @@ def load_subject(name: str, weights: Path | None = None) -> Subject:
     config["input_size"] = built_for(net)
     for key in ("mean", "std"):
         config[key] = _for_channels(config[key], config["input_size"][0])
-    whole = eval_transform(config)
-    transform = transforms.Compose([step for step in whole.transforms if not isinstance(step, transforms.Normalize)])
     label_names = net.pretrained_cfg.get("label_names")
     described = {
         "name": name if folder is None else _name_of(folder.resolve()),
@@ -102,9 +75,15 @@ def load_subject(name: str, weights: Path | None = None) -> Subject:
         "classes": classes,
         "preprocessing": config,
     }
-    model = PixelModel(net, config["mean"], config["std"], classes)
+    model = PixelModel(net, config["mean"], config["std"])
     names = None if label_names is None or len(label_names) != classes else [str(label) for label in label_names]
-    return Subject(model, config, transform, names, described, folder, _run_of(folder))
+    return Subject(model, config, pixel_transform(config), names, described, folder, _run_of(folder))
+
+
+def pixel_transform(preprocessing: dict[str, Any]) -> transforms.Compose:
+    """From a PIL image to pixels [C, H, W] in [0, 1], as timm evaluates with this preprocessing."""
+    steps = eval_transform(preprocessing).transforms
+    return transforms.Compose([step for step in steps if not isinstance(step, transforms.Normalize)])
 
 
 def _model_folder(name: str) -> Path | None:
@@ -178,7 +157,7 @@ def _run_of(folder: Path | None) -> Path | None:
     return run if run and (run / "config.yaml").is_file() and (run / "metrics.jsonl").is_file() else None
 
 
-def _sha256_of_tensors(net: nn.Module) -> str:
+def _sha256_of_tensors(net: Any) -> str:
     """Of names, shapes and values, in the order of names: the same whatever file they come from."""
     digest = hashlib.sha256()
     for name, value in sorted(net.state_dict().items()):

@@ -20,7 +20,8 @@ def reason_of(error: Exception, path: Path) -> str:
     text = " ".join(str(cause).split()) or type(cause).__name__
     text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
     broken = broken_file(path)
-    return text.rstrip(".") if broken is None else f"{broken} is damaged or incomplete: {text.rstrip('.')}"
+    text = text.rstrip(".!")
+    return text if broken is None else f"{broken} is damaged or incomplete: {text}"
 
 
 def broken_file(path: Path) -> Path | None:

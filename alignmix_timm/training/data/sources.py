@@ -89,7 +89,10 @@ class Saved:
     @cached_property
     def parts(self) -> dict[str, datasets.Dataset]:
         with _told("the splits", str(self.path), self.path):
-            saved = datasets.load_from_disk(str(self.path))
+            try:
+                saved = datasets.load_from_disk(str(self.path))
+            except IndexError as error:  # datasets cannot read what it wrote then
+                raise ValueError("one of them has no rows") from error
         return dict(saved) if isinstance(saved, dict) else {"train": saved}
 
     @property
