@@ -17,7 +17,7 @@ from alignmix_timm.paper.measures import measure_all
 from alignmix_timm.paper.methods import METHODS
 from alignmix_timm.paper.numbers import paper_tables
 from alignmix_timm.paper.results import read_lines
-from alignmix_timm.paper.runner import describe, hardware
+from alignmix_timm.paper.runner import describe, processor
 from alignmix_timm.paper.scales import runs
 
 CONFIGS = ROOT / "recipes" / "configs"
@@ -69,6 +69,13 @@ def test_every_cell_of_the_small_scale_trains(run: dict[str, Any], monkeypatch: 
     assert 0 < found["nll"] < 10
 
 
+def test_a_run_that_diverges_has_no_result() -> None:
+    run = next(run for run in cells_of_the_small() if run["config"]["mixers"] == ["none"])
+    config = {**run["config"], "epochs": 1, "classes": 2, "images_per_class": 25, "lr": 1e30}
+    with pytest.raises(FloatingPointError, match=r"diverged.* small cifar100 preact_resnet18 none, seed 0"):
+        small.train({**run, "config": config}, str(ROOT / DATA["fashion_mnist"]), None)
+
+
 class Brightness(torch.nn.Module):
     """Two classes by the mean pixel, with confidence that grows with the distance from grey."""
 
@@ -114,7 +121,7 @@ def test_a_committed_number_comes_out_again() -> None:
     """The quickest committed run, anew: to the last bit on the hardware and versions that it was made with."""
     line = min(LINES, key=lambda line: line["seconds"])
     found = small.train(line, str(ROOT / DATA["fashion_mnist"]), None)
-    alike = line["hardware"] == hardware() and line["versions"]["torch"] == torch.__version__.partition("+")[0]
+    alike = line["hardware"] == processor() and line["versions"]["torch"] == torch.__version__.partition("+")[0]
     for name in ("error", "nll", "ece", "fgsm"):
         expected = line["result"][name]
         assert found[name] == (expected if alike else pytest.approx(expected, rel=0.05)), name

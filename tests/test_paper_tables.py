@@ -125,7 +125,28 @@ def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> Non
     assert cells["input"].missing == "no run yet"
     assert "AdaIN" in cells["stylemix"].missing
     text = "\n".join(table_text(TABLES["table7"], "small", CONFIGS, lines))
-    assert "| AlignMix | 5.78 | 8.00 ± 2.48 (3) | 0.41 | no run yet |" in text
+    assert "| AlignMix | 5.78 | 8.00 ± 2.48 (3) | 0.41 | not measured |" in text
+    assert "| input mixup | 18.5 | no run yet | 1.42 | no run yet |" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "sentence"),
+    [
+        ("table3", "small", "No run of this scale has measured this yet."),
+        ("table3", "paper", "No run of this scale has measured this yet."),
+        ("table4", "small", "This scale has no runs for this table."),
+    ],
+)
+def test_a_table_without_lines_says_whether_its_scale_has_runs(name: str, scale: Scale, sentence: str) -> None:
+    assert sentence in table_text(TABLES[name], scale, CONFIGS, [])
+
+
+def test_the_small_scale_names_the_processor_also_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
+    run = line("baseline", 0)
+    named = {scale: runner.finished({**run, "scale": scale}, result_of)["hardware"] for scale in SCALES}
+    assert named == {"small": runner.processor(), "paper": "a GPU"}
 
 
 def test_two_seeds_decide_nothing_and_are_no_best_method_where_another_has_three() -> None:
@@ -153,6 +174,10 @@ def test_verdicts_and_the_report_follow_from_the_intervals(shift: float, verdict
     assert f"{KINDS['no mixing']}: the paper's claim " in text
     assert counted[verdict] in text
     assert "6 of 140 are done" in text
+    assert "none was trained yet" in text
+    assert "2 runs are done" in report(
+        CONFIGS, [*lines, *({**lines[0], "scale": "paper", "seed": seed} for seed in (0, 1))]
+    )
 
 
 def test_a_line_that_a_kill_left_unfinished_does_no_harm(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ class Compared:
         printed: The paper's number; None where it has none.
         values: Ours, by seed.
         ours: Their mean; None where no run is done.
-        missing: Why it is not done; empty if it is.
+        missing: Why there is none; empty if there is one.
         minus_none: Difference to no mixing.
         minus_best: Difference to ``best``.
         best: The label of the best of the methods that are neither AlignMix's nor this one, by its mean; one of those
@@ -78,7 +78,8 @@ def _cell(
         return None
     none = method.missing or (table.name == "table8" and printed is None)
     values = {} if none else by_seed(lines, config, column.measure)
-    reason = method.missing or ("" if values else "no run yet")
+    done = any(line["config"] == config for line in lines)
+    reason = method.missing or ("" if values else "not measured" if done else "no run yet")
     return Compared(method, column, printed, values, estimate(list(values.values())), reason)
 
 

@@ -42,6 +42,8 @@ def report(configs: Path, lines: Sequence[Line]) -> str:
             fashion_images=fashion["images_per_class"],
             epochs=common["epochs"],
             batch_size=common["batch_size"],
+            lr=common["lr"],
+            weight_decay=common["weight_decay"],
             test_images=_test_images(small),
             attacked=ATTACKED,
             done=len(wanted & {identity(line) for line in small}),
@@ -55,6 +57,7 @@ def report(configs: Path, lines: Sequence[Line]) -> str:
             tables="\n".join(text for name in TRAINED for text in _table(name, configs, small)).strip(),
             cost="\n".join(cost_text(lines)).strip(),
             claims="\n".join(_claims(found)).strip(),
+            full_scale=_full_scale(lines),
             estimates="\n".join(hours_text(configs)).strip(),
         )
     )
@@ -69,6 +72,11 @@ def _test_images(small: Sequence[Line]) -> str:
     counted = {line["config"]["data"]: line["result"]["images"]["test"] for line in small}
     names = {"cifar100": "CIFAR-100", "fashion_mnist": "Fashion-MNIST"}
     return ", ".join(f"{count:,} of {names[data]}" for data, count in sorted(counted.items())) or "none yet"
+
+
+def _full_scale(lines: Sequence[Line]) -> str:
+    count = sum(line["scale"] == "paper" for line in lines)
+    return "none was trained yet" if not count else f"{count} run{'s are' if count > 1 else ' is'} done"
 
 
 def _verdict(kind: str, found: Sequence[Claim]) -> str:

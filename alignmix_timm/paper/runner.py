@@ -84,14 +84,18 @@ def finished(run: Line, train: Train) -> Line:
     """Do the run; its line says by what, and on which hardware."""
     start = time.monotonic()
     result = train(run)
-    about = {"commit": _commit(), "versions": _versions(), "hardware": hardware()}
+    by = processor() if run["scale"] == "small" else hardware()  # the small scale uses no accelerator, if there is one
+    about = {"commit": _commit(), "versions": _versions(), "hardware": by}
     return {**run, **about, "seconds": round(time.monotonic() - start, 1), "result": result}
 
 
 def hardware() -> str:
     """Of this process: the accelerator, or the processor and the number of threads."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+
+
+def processor() -> str:
+    """Of this process, and the number of threads."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -6,7 +6,7 @@ from pathlib import Path
 from .compare import Compared, compared, difference
 from .numbers import PaperTable, gain
 from .results import Line
-from .scales import Scale, data_label
+from .scales import Scale, data_label, runs
 
 DASH = "-"
 
@@ -22,7 +22,8 @@ def table_text(table: PaperTable, scale: Scale, configs: Path, lines: Sequence[L
     columns = compared(table, scale, configs, lines)
     text = [f"## {title_of(table)}", "", *_missing_columns(table, columns)]
     if not columns:
-        return [*text, *_printed_alone(table)]
+        planned = bool(runs(scale, table, configs, seeds=1))
+        return [*text, *_printed_alone(table, planned)]
     text += _ablation(columns) if table.name == "table8" else [*_beside(scale, columns), *_gains(table, columns)]
     text += [] if table.name == "table8" else _differences(scale, columns)
     text += [f"{method}: {reason}." for method, reason in _not_run(columns).items()]
@@ -114,13 +115,13 @@ def _not_run(columns: dict[str, list[Compared]]) -> dict[str, str]:
     return {one.method.label: one.method.missing for column in columns.values() for one in column if one.method.missing}
 
 
-def _printed_alone(table: PaperTable) -> list[str]:
-    """The paper's numbers where the scale has none of its own."""
+def _printed_alone(table: PaperTable, planned: bool) -> list[str]:
+    """The paper's numbers where the scale has none of its own, or, if its runs are planned, none yet."""
     rows = [[row, *map(_number, numbers)] for row, numbers in table.rows.items()]
     header = ["method", *(f"{column.label}: paper" for column in table.columns)]
     return [
         *markdown(header, rows),
-        "This scale has no runs for this table.",
+        "No run of this scale has measured this yet." if planned else "This scale has no runs for this table.",
         "",
         *(f"- {note}" for note in table.notes),
     ]

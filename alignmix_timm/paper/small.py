@@ -20,6 +20,7 @@ from .measures import measure_all
 from .on_device import fit
 from .outliers import outlier_sets
 from .results import Line
+from .runner import describe
 
 ATTACKED = 500  # test images that FGSM and PGD attack
 SIDE = 32
@@ -38,7 +39,7 @@ def train(run: Line, data: str, outliers: dict[str, str] | None) -> dict[str, An
 
     Raises:
         ValueError: data that cannot be loaded.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: training diverges.
     """
     torch.set_num_threads(1)
     settings, seed = run["config"], run["seed"]
@@ -55,6 +56,8 @@ def train(run: Line, data: str, outliers: dict[str, str] | None) -> dict[str, An
         model.parameters(), settings["lr"], momentum=0.9, weight_decay=config.weight_decay, nesterov=True, foreach=True
     )
     fit(model, optimizer, mixer, training, {**settings, "seed": seed})
+    if not all(values.isfinite().all() for values in net.state_dict().values()):
+        raise FloatingPointError(f"training diverged, its weights are not finite: {describe(run)}.")
     model.hooks.detach()
     assert config.mean is not None
     assert config.std is not None
