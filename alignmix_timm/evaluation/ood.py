@@ -10,7 +10,7 @@ code differ where it does:
 - ODIN's Gaussian noise has a standard deviation of 1, the paper's one of 0.5.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -143,6 +143,9 @@ def gaussian_noise(
     The other arguments, the result and errors are those of :func:`uniform_noise`.
     """
     return _pixels([_generator(seed, 1, row).normal(0.5, std, shape) for row in rows], shape, images)
+
+
+NOISE: dict[str, Callable[..., Tensor]] = {"uniform": uniform_noise, "gaussian": gaussian_noise}
 
 
 def _generator(seed: int, stream: int, row: int) -> np.random.Generator:

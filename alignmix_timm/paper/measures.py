@@ -11,7 +11,6 @@ from ..evaluation.pixel_model import PixelModel
 from .images import Images
 
 BATCH = 250
-NOISES = {"uniform": ood.uniform_noise, "gaussian": ood.gaussian_noise}
 
 
 def measure_all(
@@ -35,7 +34,7 @@ def measure_all(
     result["images"] = {"test": len(test), "attacked": min(attacked, len(test))}
     if outliers is not None:
         sets = {name: _logits(model, pixels) for name, pixels in outliers.items()}
-        sets |= {name: _noise_logits(model, noise, test, seed) for name, noise in NOISES.items()}
+        sets |= {name: _noise_logits(model, noise, test, seed) for name, noise in ood.NOISE.items()}
         inliers = ood.max_softmax(logits)
         result["ood"] = {name: ood.detection(inliers, ood.max_softmax(scores)) for name, scores in sets.items()}
         result["images"] |= {name: len(scores) for name, scores in sets.items()}

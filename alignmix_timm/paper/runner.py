@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..publishing.provenance import processor_name
 from .locks import holding
 from .results import Line, append_line, find, identity, read_lines
 
@@ -96,10 +97,7 @@ def hardware() -> str:
 
 def processor() -> str:
     """Of this process, and the number of threads."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{next(iter(names), platform.processor() or platform.machine())}, {torch.get_num_threads()} thread(s)"
+    return f"{processor_name()}, {torch.get_num_threads()} thread(s)"
 
 
 def _name(run: Line) -> str:

@@ -17,11 +17,12 @@ def statistics_of(net: nn.Module, channels: int) -> Statistics | None:
     config: Any = getattr(net, "pretrained_cfg", None) or {}
     if not (config.get("mean") and config.get("std")):
         return None
-    found = tuple(config["mean"]), tuple(config["std"])
-    if len(found[0]) == channels:
-        return found
-    mean, std = ((sum(values) / len(values),) * channels for values in found)
-    return mean, std
+    return for_channels(config["mean"], channels), for_channels(config["std"], channels)
+
+
+def for_channels(values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Means or standard deviations of each channel; their average where they are of another number of channels."""
+    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def normalize(

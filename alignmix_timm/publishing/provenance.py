@@ -153,10 +153,15 @@ def hardware() -> str:
     """The processors that this process sees."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    threads = torch.get_num_threads()
+    return f"CPU {processor_name()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def processor_name() -> str:
+    """The model of the processor, or at least its architecture."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    threads = torch.get_num_threads()
-    return f"CPU {name or platform.machine()}, {threads} thread{'s' if threads > 1 else ''}"
+    return name or platform.machine()
 
 
 def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:

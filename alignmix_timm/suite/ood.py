@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from ..evaluation.confidence_figure import confidence_histograms
-from ..evaluation.ood import METRICS, detection, max_softmax
+from ..evaluation.ood import METRICS, NOISE, detection, max_softmax
 from ..evaluation.plotting import save_figure
 from .context import Context
-from .outliers import FITS, NOISE, check_logits, check_others, load_set, parse_sets, pixels_of
+from .outliers import FITS, check_logits, check_others, load_set, parse_sets, pixels_of
 from .part import Part, Values, needs_classes, needs_finite_logits
 
 _DATA = ""  # the key of the scores of the data; sets have names

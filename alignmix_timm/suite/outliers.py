@@ -4,7 +4,6 @@ import argparse
 import functools
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +13,10 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize, to_tensor
 
-from ..evaluation.ood import gaussian_noise, uniform_noise
+from ..evaluation.ood import NOISE
 from .context import Context, Pixels
 from .data import Data, Images, load_data
 
-NOISE: dict[str, Callable[..., Tensor]] = {"uniform": uniform_noise, "gaussian": gaussian_noise}
 FITS = ("resize", "crop")
 _FORMS = "NAME=DATA or NAME=DATA:SPLIT, with ,config=CONFIG and ,image=COLUMN where they are needed"
 _OPTION = re.compile(r",(?=(?:config|image)=)")

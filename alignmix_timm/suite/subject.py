@@ -13,6 +13,7 @@ from torchvision import transforms
 
 from ..evaluation.pixel_model import PixelModel
 from ..points import built_for
+from ..points.normalization import for_channels
 from ..points.weights import trained_model
 from ..publishing.evaluation import sha256_of
 from ..publishing.load_plain import reads_folders
@@ -66,7 +67,7 @@ def load_subject(name: str, weights: Path | None = None) -> Subject:
     config = resolve_model_data_config(net)
     config["input_size"] = built_for(net)
     for key in ("mean", "std"):
-        config[key] = _for_channels(config[key], config["input_size"][0])
+        config[key] = for_channels(config[key], config["input_size"][0])
     label_names = net.pretrained_cfg.get("label_names")
     described = {
         "name": name if folder is None else _name_of(folder.resolve()),
@@ -116,11 +117,6 @@ def _load(name: str, folder: Path | None, weights: Path | None) -> Any:
         net.pretrained_cfg["label_names"] = described.get("label_names")
         return net
     return trained_model(f"local-dir:{folder}", weights)
-
-
-def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """Means or deviations for grey images where those of colours are known, or the other way round."""
-    return tuple(values) if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _origin(name: str, folder: Path | None, weights: Path | None, net: Any) -> dict[str, Any]:
