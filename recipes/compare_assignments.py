@@ -16,12 +16,13 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, add_run_options, paired_parser, print_rows, read_runs, settings_of, train_all
+from paired import Setting, add_run_options, paired_parser, print_rows, settings_of, train_all
 from torch import nn
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup
 from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, measure
+from alignmix_timm.paper.results import read_file
 from alignmix_timm.params import Mode
 from alignmix_timm.points import unannounced
 
@@ -51,7 +52,7 @@ def main() -> None:
     if not args.table:
         settings = settings_of(args, ("head", "modes", *NUMBERS))
         train_all(settings, functools.partial(train, args.data), args.results, args.processes)
-    print_tables(read_runs(args.results))
+    print_tables(read_file(args.results))
 
 
 def build(setting: Setting, classes: int) -> nn.Module:

@@ -14,11 +14,12 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, add_run_options, paired_parser, print_rows, read_runs, settings_of, train_all
+from paired import Setting, add_run_options, paired_parser, print_rows, settings_of, train_all
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer
 from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, measure
+from alignmix_timm.paper.results import read_file
 from alignmix_timm.points import unannounced
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.jsonl"
@@ -49,7 +50,7 @@ def main() -> None:
     if not args.table:
         run = functools.partial(train, args.data, args.weights)
         train_all(settings_of(args, ("model", *NUMBERS)), run, args.results, args.processes)
-    print_rows(read_runs(args.results), ARMS, MEASURES, COMPARED)
+    print_rows(read_file(args.results), ARMS, MEASURES, COMPARED)
 
 
 def train(data: str, weights: str | None, setting: Setting) -> dict[str, Any]:

@@ -5,7 +5,6 @@ are taken seed by seed, with the 95 % interval of Student's t.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from alignmix_timm.evaluation.student import estimate
+from alignmix_timm.paper.results import append_line, read_file
 
 Setting = dict[str, Any]
 Train = Callable[[Setting], dict[str, float]]
@@ -52,17 +52,6 @@ def settings_of(args: argparse.Namespace, names: Iterable[str]) -> list[Setting]
     return [{**shared, "arm": arm, "seed": seed} for seed in args.seeds for arm in args.arms]
 
 
-def read_runs(file: Path) -> list[Setting]:
-    """The finished runs; a line that a kill left unfinished is not one."""
-    runs = []
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            runs.append(json.loads(line))
-        except ValueError:
-            continue
-    return runs
-
-
 def find(runs: Iterable[Setting], setting: Setting) -> Setting | None:
     """The run that was made with this setting."""
     return next((run for run in runs if all(run.get(name) == value for name, value in setting.items())), None)
@@ -77,17 +66,14 @@ def train_all(settings: Sequence[Setting], train: Train, file: Path, processes: 
         file: One JSON line for each run, appended as it ends.
         processes: Number of them; each uses one thread.
     """
-    runs = read_runs(file)
+    runs = read_file(file)
     missing = [setting for setting in settings if find(runs, setting) is None]
-    file.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with context.Pool(min(processes, max(1, len(missing)))) as pool, file.open("a") as lines:
+    with context.Pool(min(processes, max(1, len(missing)))) as pool:
         finished = pool.imap_unordered(_Run(train), missing)
         for found in tqdm(finished, total=len(missing), unit="run", disable=not missing):
-            lines.write(json.dumps(found) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+            append_line(file, found)
             runs.append(found)
     return [run for run in (find(runs, setting) for setting in settings) if run is not None]
 

@@ -12,16 +12,23 @@ _IDENTITY = ("scale", "config", "seed")
 
 
 def read_lines(folder: Path) -> list[Line]:
-    """The lines of all files of the folder, each run once; one that a kill left unfinished is not one."""
+    """The lines of all files of the folder, each run once."""
     found: dict[str, Line] = {}
     for file in sorted(folder.glob("*.jsonl")):
-        for text in file.read_text().splitlines():
-            try:
-                line = json.loads(text)
-            except ValueError:
-                continue
+        for line in read_file(file):
             found.setdefault(identity(line), line)
     return list(found.values())
+
+
+def read_file(file: Path) -> list[Line]:
+    """The lines of a file, none if there is no file; one that a kill left unfinished is not one."""
+    lines = []
+    for text in file.read_text().splitlines() if file.exists() else ():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return lines
 
 
 def identity(run: Line) -> str:
