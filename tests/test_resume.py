@@ -83,7 +83,7 @@ def test_another_number_of_processes_sees_the_same_run(data: Path, tmp_path: Pat
 @pytest.mark.parametrize("processes", [1, 2])
 def test_twenty_kills_lose_no_file_and_few_steps(data: Path, tmp_path: Path, processes: int) -> None:
     whole, killed, rng = tmp_path / "whole", tmp_path / "killed", random.Random(0)
-    options = dict(epochs=150, keep_checkpoints=1, eval_every=25)
+    options = dict(epochs=400, keep_checkpoints=1, eval_every=25)
     saved = [0]
     for _ in range(20):
         started = time.monotonic()
