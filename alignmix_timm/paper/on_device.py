@@ -14,6 +14,7 @@ from ..mixers import Mixer
 from ..model import AlignMixModel
 from ..params import Place
 from ..seeds import Stream, generator
+from .graphs import Losses
 from .images import Images, load
 
 MEASURES = {"error": "error %", "nll": "NLL", "ece": "ECE %"}
@@ -56,10 +57,11 @@ def fit(
     steps = setting["epochs"] * (len(data) // setting["batch_size"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, setting["lr"], total_steps=steps)
     model.train()
+    losses = Losses(model)
     for step, (pixels, labels) in enumerate(batches(data, setting)):
         params = mixer.draw(len(labels), Place(setting["seed"], step))
         optimizer.zero_grad()
-        model(pixels, labels, params).loss.backward()
+        losses(pixels, labels, params).backward()
         optimizer.step()
         schedule.step()
     if data.pixels.is_cuda:
