@@ -111,7 +111,7 @@ def measure_cost(folder: Path) -> None:
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     small = device.type == "cpu"
     config = {"measure": "cost", "model": MODEL, "size": SIZE, "batch_size": 8 if small else 100, "blocks": 5}
-    run = {"scale": "cost", "config": config | {"steps": 1 if small else 20, "hardware": hardware()}, "seed": 0}
+    run = {"scale": "cost", "config": config | {"steps": 1 if small else 5, "hardware": hardware()}, "seed": 0}
     if find(read_lines(folder), run) is None:
         append_line(folder / "cost.jsonl", finished(run, _measure))
 
