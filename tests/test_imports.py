@@ -38,7 +38,7 @@ ALLOWED = {
     "timm_train": f"{BASE} dropin",
     "training": f"{WRAPPER} evaluation networks publishing",
     "suite": f"{WRAPPER} evaluation networks publishing training",
-    "paper": f"{WRAPPER} evaluation networks publishing training",
+    "paper": f"{WRAPPER} evaluation networks publishing suite training",
     "__init__": f"{WRAPPER} dropin networks publishing",
     "__main__": "evaluation paper points publishing suite timm_train training",  # the table of commands
 }

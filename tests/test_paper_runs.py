@@ -5,10 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import timm
 import torch
+from batch_probe import write_images
 from launcher import ROOT
+from PIL import Image
+from safetensors.torch import load_file
 
+from alignmix_timm.evaluation.activation_maps import activation_maps
+from alignmix_timm.evaluation.boxes import score_map
+from alignmix_timm.evaluation.localization import localization, overlap
 from alignmix_timm.evaluation.pixel_model import PixelModel
 from alignmix_timm.paper import full, small
 from alignmix_timm.paper.command import DATA
@@ -51,6 +59,49 @@ def test_a_run_of_the_paper_is_trained_once_and_measured(tmp_path: Path) -> None
     before = (folder / "metrics.jsonl").read_text()
     assert full.train(run, data, None, tmp_path)["nll"] == found["nll"]
     assert (folder / "metrics.jsonl").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_run_of_table_4_is_localized_with_its_last_weights(tmp_path: Path) -> None:
+    write_images(tmp_path / "cub", 6)
+    write_images(tmp_path / "cub", 5, "test")
+    names = [f"class{label}/{number}.png" for label in range(4) for number in range(5)]
+    lines = {
+        "image_ids": names,
+        "class_labels": [f"{name},{name[5]}" for name in names],
+        "image_sizes": [f"{name},64,64" for name in names],
+        "localization": [f"{name},{8 * int(name[5])},4,60,40" for name in names],
+    }
+    (tmp_path / "boxes").mkdir()
+    for name, written in lines.items():
+        (tmp_path / "boxes" / f"{name}.txt").write_text("\n".join(written))
+    run = next(run for run in runs("paper", TABLES["table4"], CONFIGS, 1) if run["config"]["mixers"] == ["alignmix"])
+    smaller = {"model": "test_resnet", "pretrained": False, "num_classes": 4, "img_size": 64, "align_size": None}
+    run["config"] |= smaller | {"epochs": 6, "eval_every": 1, "lr": 0.1, "workers": 0}
+    arguments = run, str(tmp_path / "cub"), None, tmp_path / "runs"
+    with pytest.raises(ValueError, match="boxes must be given for cub"):
+        full.train(*arguments)
+    assert not (tmp_path / "runs").exists()
+    found = full.train(*arguments, tmp_path / "boxes")
+
+    (folder,) = (tmp_path / "runs").iterdir()
+    net = timm.create_model(f"local-dir:{folder / 'last_model'}", pretrained=True).eval()
+    last = load_file(folder / "last" / "model.safetensors")
+    assert all(torch.equal(value, last[name]) for name, value in net.state_dict().items())
+    correct, overlaps = [], []
+    mean, std = (torch.tensor(net.pretrained_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
+    for name in names:
+        pixels = torch.from_numpy(np.array(Image.open(tmp_path / "cub" / "test" / name))).permute(2, 0, 1) / 255
+        logits, maps = activation_maps(net, ((pixels - mean) / std)[None])
+        label = int(name[5])
+        correct.append(int(logits.argmax()) == label)
+        overlaps.append(overlap(score_map(maps[0, label], 64, 64), np.array([[8 * label, 4, 60, 40]])))
+    expected = localization(
+        np.array(correct), np.array([each.largest for each in overlaps]), np.stack([each.by_level for each in overlaps])
+    )
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["error"] == 100 - 5 * sum(correct)
+    assert full.train(*arguments, tmp_path / "boxes") == found  # nothing is trained again
 
 
 def cells_of_the_small() -> list[dict[str, Any]]:

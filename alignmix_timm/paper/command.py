@@ -77,13 +77,19 @@ class _Train:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.data, self.outliers, self.folder = {**DATA, **args.data}, args.outliers, args.results / "runs"
+        self.boxes = args.boxes
 
     def __call__(self, run: Line) -> dict[str, Any]:
-        data = self.data[run["config"]["data"]]
-        outliers = self.outliers if run["config"]["data"] == "cifar100" else None
+        name = run["config"]["data"]
+        data = self.data[name]
+        if not data:
+            raise ValueError(
+                f"data must name a folder for {name}, which is not on the Hub: pass --data {name}=PATH."
+            )
+        outliers = self.outliers if name == "cifar100" else None
         if run["scale"] == "small":
             return small.train(run, data, outliers)
-        return full.train(run, data, outliers, self.folder)
+        return full.train(run, data, outliers, self.folder, self.boxes)
 
 
 def _named(text: str) -> tuple[str, str]:
@@ -113,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scale", choices=scales, default="small", help="default small, for two CPU cores")
     parser.add_argument("--data", **places, help=f"folders of {', '.join(DATA)}; default the Hub's")
     parser.add_argument("--outliers", **places, help="folders of out-of-distribution images: lsun_crop, isun, ...")
+    parser.add_argument("--boxes", type=Path, help="of cub: metadata/CUB/test of wsolevaluation, for table4")
     parser.add_argument("--results", type=Path, default=Path("recipes/results/tables"), help="default %(default)s")
     parser.add_argument("--configs", type=Path, default=Path("recipes/configs"), help="default %(default)s")
     parser.add_argument("--seeds", type=int, help="of every method; default those of the scale")

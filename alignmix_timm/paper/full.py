@@ -13,15 +13,19 @@ from ..training.journal import read_journal
 from ..training.main import run as train_or_go_on
 from ..training.run import Run
 from .images import decoded
+from .localize import localize
 from .measures import measure_all
 from .outliers import outlier_sets
 from .results import Line, identity
 
 ATTACKED = 10_000
+LOCALIZED = ("cub",)
 SQUARE = ("cifar10", "cifar100", "tiny_imagenet")  # data whose images are read as they are, and fit into memory
 
 
-def train(run: Line, data: str, outliers: dict[str, str] | None, folder: Path) -> dict[str, Any]:
+def train(
+    run: Line, data: str, outliers: dict[str, str] | None, folder: Path, boxes: Path | None = None
+) -> dict[str, Any]:
     """Train one network, or go on with it where it was killed, and measure it.
 
     The folder of the run stays: its weights took days, and other measures may be wanted of them.
@@ -31,14 +35,20 @@ def train(run: Line, data: str, outliers: dict[str, str] | None, folder: Path) -
         data: Name or folder of the dataset.
         outliers: Names or folders of out-of-distribution images, by the name of the set; None detects none, nor noise.
         folder: Of all runs.
+        boxes: Folder of the boxes of CUB-200-2011, see :func:`.localize.localize`.
 
     Returns:
-        The error of the last evaluation and of the best, and, of images of 64 pixels at most, all that
-        :func:`.measures.measure_all` takes.
+        The error of the last evaluation and of the best; of images of 64 pixels at most, all that
+        :func:`.measures.measure_all` takes; of CUB-200-2011, localization.
 
     Raises:
         ValueError, FloatingPointError, OSError, SystemExit: as the training.
     """
+    if run["config"]["data"] in LOCALIZED and boxes is None:
+        raise ValueError(
+            "boxes must be given for cub, whose runs are measured by localization, got none: pass --boxes with the "
+            "folder metadata/CUB/test of wsolevaluation."
+        )
     config = training_config(run, data, folder)
     output = Path(config.output)
     if not (output / "model").exists():
@@ -46,9 +56,11 @@ def train(run: Line, data: str, outliers: dict[str, str] | None, folder: Path) -
     evaluations = [record for record in read_journal(output / "metrics.jsonl") if record["kind"] == "eval"]
     errors = [100 - record["top1"] for record in evaluations]
     found: dict[str, Any] = {"error": errors[-1], "accuracy": evaluations[-1]["top1"], "best_error": min(errors)}
-    if run["config"]["data"] not in SQUARE:
+    if run["config"]["data"] not in (*SQUARE, *LOCALIZED):
         return found
     trained = Run(replace(config, eval_only=str(output / "last"), resume="no"))
+    if boxes is not None and run["config"]["data"] in LOCALIZED:
+        return found | localize(trained, data, boxes, output)
     side = trained.data["input_size"][-1]
     test = decoded(trained.splits.test, trained.splits.image, trained.splits.label, side)
     device = trained.accelerator.device
