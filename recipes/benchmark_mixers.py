@@ -3,7 +3,7 @@
     python recipes/benchmark_mixers.py
     python recipes/benchmark_mixers.py --mixers mixup comixup --batch-sizes 100 32 --blocks 15
 
-How it is measured: alignmix_timm/paper/cost.py. The medians of ratios within turns are printed.
+How it is measured: alignmix_timm/paper/step_time.py. The medians of ratios within turns are printed.
 """
 
 import argparse
@@ -13,8 +13,8 @@ import statistics
 import torch
 
 from alignmix_timm.mixers import MIXERS, make_mixer
-from alignmix_timm.paper.cost import ratio, step_seconds
 from alignmix_timm.paper.numbers import paper_tables
+from alignmix_timm.paper.step_time import ratio, step_seconds
 
 CASES = (("resnet18", 64), ("resnet50", 224))  # model, side of the images in pixels
 ROWS = {"none": "baseline", "mixup": "input"}  # of the paper's table, where it calls a mixer otherwise

@@ -14,10 +14,12 @@ from launcher import ROOT
 from PIL import Image
 from safetensors.torch import load_file
 
+from alignmix_timm import Autoencoder
 from alignmix_timm.evaluation.activation_maps import activation_maps
 from alignmix_timm.evaluation.boxes import score_map
 from alignmix_timm.evaluation.localization import localization, overlap
 from alignmix_timm.evaluation.pixel_model import PixelModel
+from alignmix_timm.mixers import AlignMixup, NoMixing
 from alignmix_timm.paper import full, small
 from alignmix_timm.paper.command import DATA
 from alignmix_timm.paper.images import Images
@@ -27,6 +29,7 @@ from alignmix_timm.paper.numbers import paper_tables
 from alignmix_timm.paper.results import read_lines
 from alignmix_timm.paper.runner import describe, processor
 from alignmix_timm.paper.scales import runs
+from alignmix_timm.paper.step_time import ratio, step_seconds
 
 CONFIGS = ROOT / "recipes" / "configs"
 TABLES = paper_tables()
@@ -85,7 +88,7 @@ def test_a_run_of_table_4_is_localized_with_its_last_weights(tmp_path: Path) -> 
     found = full.train(*arguments, tmp_path / "boxes")
 
     (folder,) = (tmp_path / "runs").iterdir()
-    net = timm.create_model(f"local-dir:{folder / 'last_model'}", pretrained=True).eval()
+    net: Any = timm.create_model(f"local-dir:{folder / 'last_model'}", pretrained=True).eval()
     last = load_file(folder / "last" / "model.safetensors")
     assert all(torch.equal(value, last[name]) for name, value in net.state_dict().items())
     correct, overlaps = [], []
@@ -133,6 +136,21 @@ class Brightness(torch.nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         level = 8 * images.mean((1, 2, 3))
         return torch.stack([-level, level], 1)
+
+
+def test_steps_are_timed_in_turns_of_one_network_and_of_others() -> None:
+    def broken() -> Any:
+        raise ValueError("no weights")
+
+    def autoencoder() -> Autoencoder:
+        net: Any = timm.create_model("alignmix_encoder", backbone="test_resnet", grid=2, img_size=64, num_classes=100)
+        return Autoencoder(net, (3, 64, 64), decoder_width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+    makers: dict[str, Any] = {"none": NoMixing, "alignmix": AlignMixup, "stylemix": broken}
+    times = step_seconds("test_resnet", 64, 4, makers, 3, 2, torch.device("cpu"), {"ae": autoencoder, "broken": broken})
+    assert list(times) == ["none", "alignmix", "ae"]
+    assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in times.values())
+    assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 2.0
 
 
 def test_all_measures_of_a_network_that_is_known() -> None:

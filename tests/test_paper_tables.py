@@ -17,6 +17,7 @@ from alignmix_timm.paper.claims import ABSENT, KINDS, OPEN, OPPOSITE, SHOWS, cla
 from alignmix_timm.paper.compare import compared, difference
 from alignmix_timm.paper.cost import cost_text
 from alignmix_timm.paper.figure4 import save_figure4
+from alignmix_timm.paper.hours import hours, hours_text
 from alignmix_timm.paper.locks import holding, is_dead
 from alignmix_timm.paper.methods import METHODS
 from alignmix_timm.paper.numbers import gain, paper_tables
@@ -212,11 +213,35 @@ def test_only_the_run_whose_line_is_gone_is_done_again(tmp_path: Path, capsys: p
 def test_the_cost_stands_beside_the_papers_and_names_its_hardware() -> None:
     result = {"baseline": {"milliseconds": 200.0, "ratio": 1.0}, "alignmix": {"milliseconds": 240.0, "ratio": 1.21}}
     config = {"hardware": "a fast machine", "batch_size": 8}
-    text = "\n".join(cost_text([{"scale": "cost", "config": config, "seed": 0, "result": result}]))
+    text = "\n".join(cost_text(CONFIGS, [{"scale": "cost", "config": config, "seed": 0, "result": result}]))
     assert "a fast machine, 8 images: ours, ms" in text
-    assert "| AlignMix | 450 | 1.08 | 240 | 1.21 |" in text
-    assert "| StyleMix | 828 | 1.98 | does not run |  |" in text
-    assert "| AlignMix/AE | 688 | 1.65 | not measured |  |" in text
+    assert "| AlignMix | 28 | 25.6 | 450 | 1.08 | 240 | 1.21 |" in text
+    assert "| StyleMix | 25 |  | 828 | 1.98 | does not run |  |" in text
+    assert "| AlignMix/AE | 35 | 45.6 | 688 | 1.65 | not measured |  |" in text
+
+
+def test_hours_follow_from_the_steps_that_were_measured_on_a_gpu() -> None:
+    config = {"model": "resnet50", "size": 224, "batch_size": 100, "hardware": "a GPU"}
+    times = {"baseline": {"milliseconds": 50.0, "ratio": 1.0}, "input": {"milliseconds": 60.0, "ratio": 1.2}}
+    measured = {"scale": "cost", "config": config, "seed": 0, "result": times}
+    run = {"data": "imagenet300", "model": "resnet50", "batch_size": 400, "epochs": 300, "mixers": ["none"]}
+    expected = 300 * 1_281_167 / 400 * 4 * 0.05 / 3600
+    for mixer, ratio in (("none", 1.0), ("mixup", 1.2), ("cutmix", 1.0)):
+        assert hours({"config": run | {"mixers": [mixer]}}, measured) == pytest.approx(expected * ratio)
+    autoencoder = run | {"mixers": ["alignmix"], "method": "alignmix_ae"}
+    assert hours({"config": autoencoder}, measured) == pytest.approx(expected * 688 / 418)
+    times["alignmix_ae"] = {"milliseconds": 100.0, "ratio": 2.0}
+    assert hours({"config": autoencoder}, measured) == pytest.approx(expected * 2)
+    small = run | {"data": "cifar100", "model": "test_resnet", "batch_size": 100, "epochs": 36}
+    assert hours({"config": small}, measured) == pytest.approx(36 * 500 * 0.01 / 3600)  # 10 ms at least
+    on_cpu = measured | {"config": config | {"batch_size": 8}}
+    assert "No step was measured on a GPU" in hours_text(CONFIGS, [on_cpu])[0]
+
+
+def test_files_that_hold_no_runs_may_lie_beside_the_results(tmp_path: Path) -> None:
+    (tmp_path / "other.jsonl").write_text('{"arm": "none", "seed": 0}\n[1]\n3\n')
+    (tmp_path / "small.jsonl").write_text('{"scale": "small", "config": {}, "seed": 0}\n')
+    assert len(read_lines(tmp_path)) == 1
 
 
 @pytest.mark.slow

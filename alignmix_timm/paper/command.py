@@ -60,7 +60,7 @@ def _one(name: str, args: argparse.Namespace) -> None:
     table = paper_tables()["table7" if name == "figure4" else name]
     if not args.print_only:
         if name == "table1b":
-            measure_cost(args.results)
+            measure_cost(args.configs, args.results)
         work(runs(args.scale, table, args.configs, args.seeds), _Train(args), args.results)
     lines = read_lines(args.results)
     of_scale = [line for line in lines if line["scale"] == args.scale]
@@ -69,7 +69,7 @@ def _one(name: str, args: argparse.Namespace) -> None:
         return
     print("\n".join(table_text(table, args.scale, args.configs, of_scale)))
     if name == "table1b":
-        print("\n".join(["", *cost_text(lines)]))
+        print("\n".join(["", *cost_text(args.configs, lines)]))
 
 
 class _Train:
@@ -83,9 +83,7 @@ class _Train:
         name = run["config"]["data"]
         data = self.data[name]
         if not data:
-            raise ValueError(
-                f"data must name a folder for {name}, which is not on the Hub: pass --data {name}=PATH."
-            )
+            raise ValueError(f"data must name a folder for {name}, which is not on the Hub: pass --data {name}=PATH.")
         outliers = self.outliers if name == "cifar100" else None
         if run["scale"] == "small":
             return small.train(run, data, outliers)

@@ -8,20 +8,15 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from .cost import on_gpu
 from .numbers import paper_tables
 from .results import Line, identity
 from .scales import runs
 from .show import markdown
 
-# Milliseconds of a step of ResNet-50, 128 images of 224 pixels, bf16, measured on one NVIDIA H200.
-MEASURED = {"none": 30.8, "cutmix": 31.8, "alignmix": 35.7, "manifold": 34.3}
-# The other mixers as multiples of no mixing: recipes/benchmark_mixers.py, ResNet-50 on two CPU threads. An autoencoder:
-# the paper's Table 1b.
-RATIOS = {"mixup": 0.99, "cutout": 1.01, "saliencymix": 1.01, "puzzlemix": 1.67, "comixup": 1.68}
-AUTOENCODER = 688 / 418
-LEAST = (
-    30.0  # milliseconds of any step, however small the network: recipes/results/assignments.jsonl, 2,000 in a minute
-)
+ROWS = {"none": "baseline", "mixup": "input"}  # of Table 1b, where it calls a mixer otherwise
+AUTOENCODER = 688 / 418  # the paper's, where ours was not measured
+LEAST = 10.0  # milliseconds of any step, however small the network: 2,000 of a narrow PreActResNet-18 took 21 s
 IMAGES = {
     "cifar10": 50_000,
     "cifar100": 50_000,
@@ -34,18 +29,24 @@ SIDES = {"tiny_imagenet": 64, "imagenet300": 224, "imagenet100": 224, "cub": 224
 GPUS = (1, 4, 8)
 
 
-def hours(run: Line) -> float:
-    """Estimated hours of a run of the paper's scale on one H200: its steps, without data loading and evaluation.
+def hours(run: Line, measured: Line) -> float:
+    """Estimated hours of a run of the paper's scale on one GPU: its steps, without data loading and evaluation.
 
-    A step costs as much as one of ResNet-50 on the same number of multiply-adds, but 30 ms at least.
+    A step costs as much as one of ResNet-50 on the same number of multiply-adds, but 10 ms at least.
+
+    Args:
+        run: Its config.
+        measured: The line of Table 1b of this GPU.
     """
-    config = run["config"]
+    config, times = run["config"], measured["result"]
     mixer = config["mixers"][0]
-    ratio = MEASURED.get(mixer, MEASURED["none"] * RATIOS.get(mixer, 1.0)) / MEASURED["none"]
-    if config.get("method", "alignmix") != "alignmix":
-        ratio = AUTOENCODER
+    if config.get("method", "alignmix") == "alignmix":
+        ratio = times.get(ROWS.get(mixer, mixer), {"ratio": 1.0})["ratio"]
+    else:
+        ratio = times.get("alignmix_ae", {"ratio": AUTOENCODER})["ratio"]
     work = flops(config["model"], SIDES.get(config["data"], 32)) * config["batch_size"]
-    step = max(MEASURED["none"] * work / (flops("resnet50", 224) * 128), LEAST) * ratio
+    known = flops(measured["config"]["model"], measured["config"]["size"]) * measured["config"]["batch_size"]
+    step = max(times["baseline"]["milliseconds"] * work / known, LEAST) * ratio
     return config["epochs"] * (IMAGES[config["data"]] / config["batch_size"]) * step / 3.6e6
 
 
@@ -60,17 +61,30 @@ def flops(model: str, side: int) -> int:
     return counter.get_total_flops()
 
 
-def hours_text(configs: Path) -> list[str]:
-    """The hours of each table, and of all of them, which share runs, on several numbers of GPUs, as Markdown."""
+def hours_text(configs: Path, lines: Sequence[Line]) -> list[str]:
+    """The hours of each table, and of all of them, which share runs, on several numbers of GPUs, as Markdown.
+
+    Args:
+        configs: See :func:`.scales.cell`.
+        lines: Of all scales; the fastest GPU that Table 1b was measured on is taken.
+    """
+    measured = min(
+        (line for line in lines if line["scale"] == "cost" and on_gpu(line)),
+        key=lambda line: line["result"]["baseline"]["milliseconds"],
+        default=None,
+    )
+    if measured is None:
+        return ["No step was measured on a GPU yet: call `python -m alignmix_timm.paper table1b` on one."]
     rows, every = [], dict[str, Line]()
     for name, table in paper_tables().items():
         own = {identity(run): run for run in runs("paper", table, configs)}
         every |= own
-        rows.append(_row(name, list(own.values())))
-    rows.append(_row("all, shared runs once", list(every.values())))
-    return markdown(["table", "runs", *(f"{count} GPU{'s' * (count > 1)}, hours" for count in GPUS)], rows)
+        rows.append(_row(name, list(own.values()), measured))
+    rows.append(_row("all, shared runs once", list(every.values()), measured))
+    of = measured["config"]["hardware"]
+    return markdown(["table", "runs", *(f"{count} {of}{'s' * (count > 1)}, hours" for count in GPUS)], rows)
 
 
-def _row(name: str, trained: Sequence[Line]) -> list[str]:
-    each = [hours(run) for run in trained]
+def _row(name: str, trained: Sequence[Line], measured: Line) -> list[str]:
+    each = [hours(run, measured) for run in trained]
     return [name, str(len(each)), *(f"{max(sum(each) / count, max(each, default=0)):,.0f}" for count in GPUS)]

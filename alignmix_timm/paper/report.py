@@ -55,10 +55,10 @@ def report(configs: Path, lines: Sequence[Line]) -> str:
             chance=f"{0.025 * len(tested):.0f}",
             tested=len(tested),
             tables="\n".join(text for name in TRAINED for text in _table(name, configs, small)).strip(),
-            cost="\n".join(cost_text(lines)).strip(),
+            cost="\n".join(cost_text(configs, lines)).strip(),
             claims="\n".join(_claims(found)).strip(),
             full_scale=_full_scale(lines),
-            estimates="\n".join(hours_text(configs)).strip(),
+            estimates="\n".join(hours_text(configs, lines)).strip(),
         )
     )
 

@@ -16,7 +16,10 @@ def read_lines(folder: Path) -> list[Line]:
     found: dict[str, Line] = {}
     for file in sorted(folder.glob("*.jsonl")):
         for line in read_file(file):
-            found.setdefault(identity(line), line)
+            if isinstance(line, dict) and line.keys() >= set(
+                _IDENTITY
+            ):  # of a run; other files of JSON lines may lie there too
+                found.setdefault(identity(line), line)
     return list(found.values())
 
 
