@@ -142,12 +142,11 @@ def test_steps_are_timed_in_turns_of_one_network_and_of_others() -> None:
     def broken() -> Any:
         raise ValueError("no weights")
 
-    def autoencoder() -> Autoencoder:
-        net: Any = timm.create_model("alignmix_encoder", backbone="test_resnet", grid=2, img_size=64, num_classes=100)
-        return Autoencoder(net, (3, 64, 64), decoder_width=8, mean=(0.5,) * 3, std=(0.5,) * 3)
-
+    net: Any = timm.create_model("alignmix_encoder", backbone="test_resnet", grid=2, img_size=64, num_classes=100)
+    mixer = AlignMixup(modes=("clean",))
+    autoencoder = Autoencoder(net, (3, 64, 64), decoder_width=8, mean=(0.5,) * 3, std=(0.5,) * 3, mixer=mixer)
     makers: dict[str, Any] = {"none": NoMixing, "alignmix": AlignMixup, "stylemix": broken}
-    times = step_seconds("test_resnet", 64, 4, makers, 3, 2, torch.device("cpu"), {"ae": autoencoder, "broken": broken})
+    times = step_seconds("test_resnet", 64, 4, makers, 3, 2, torch.device("cpu"), {"ae": (autoencoder, mixer)})
     assert list(times) == ["none", "alignmix", "ae"]
     assert all(len(seconds) == 3 and min(seconds) > 0 for seconds in times.values())
     assert ratio([2.0, 9.0, 4.0], [1.0, 3.0, 4.0]) == 2.0

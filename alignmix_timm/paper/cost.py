@@ -3,17 +3,17 @@
 import functools
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..mixers import Mixer
+from ..mixers import AlignMixup, Mixer
 from ..points import unannounced
 from ..training.build import build_model, wrap_model
 from ..training.config import TrainConfig
-from ..training.mixing import build_mixer
 from .methods import ALIGNMENT, METHODS, normalised
 from .numbers import paper_tables
 from .results import Line, append_line, find, read_lines
@@ -70,27 +70,38 @@ def cost_text(configs: Path, lines: Sequence[Line]) -> list[str]:
 @functools.cache
 def parameters_of(method: str, configs: Path) -> int:
     """The number of parameters that a method of Table 1b trains at the paper's scale, with ImageNet's 1,000 classes."""
-    model = _build(_options(method, configs), 1000)
+    model, _ = _build(_options(method, configs), 1000)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _measure(configs: Path, run: Line) -> dict[str, Any]:
     """Milliseconds of a step, and ratio to no mixing, by method; those that do not run are left out."""
     config = run["config"]
-    makers, others = {}, {}
+    makers, by_mode = {}, dict[str, dict[str, tuple[Wrapped, Mixer]]]()
     for key in paper_tables()["table1b"].rows:
         options = normalised(METHODS[key].options, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
         if _decodes(options):
-            others[key] = functools.partial(_build, _options(key, configs), CLASSES)
+            by_mode[key] = _each_mode(key, configs)
         else:
             makers[key] = functools.partial(_mixer, options)
     sizes, turns = (config["size"], config["batch_size"]), (config["blocks"], config["steps"])
+    others = {name: one for modes in by_mode.values() for name, one in modes.items()}
     times = step_seconds(config["model"], *sizes, makers, *turns, _device(), others, **ALIGNMENT)
+    for key, modes in by_mode.items():
+        blocks = zip(*(times.pop(name) for name in modes), strict=True)
+        times[key] = [statistics.mean(block) for block in blocks]
     base = times["baseline"]
     return {
         key: {"milliseconds": 1000 * statistics.median(seconds), "ratio": ratio(seconds, base)}
         for key, seconds in times.items()
     }
+
+
+def _each_mode(method: str, configs: Path) -> dict[str, tuple[Wrapped, Mixer]]:
+    """A method once for each of its modes, which take unequal times: one in five batches is decoded."""
+    model, mixer = _build(_options(method, configs), CLASSES)
+    assert isinstance(mixer, AlignMixup)
+    return {f"{method}, {mode}": (model, replace(mixer, modes=(mode,))) for mode in mixer.modes}
 
 
 def _decodes(options: dict[str, Any]) -> bool:
@@ -105,10 +116,11 @@ def _options(method: str, configs: Path) -> TrainConfig:
     return TrainConfig(**options)
 
 
-def _build(config: TrainConfig, classes: int) -> Wrapped:
+def _build(config: TrainConfig, classes: int) -> tuple[Wrapped, Mixer]:
     images = {"input_size": (3, SIZE, SIZE), "mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    mixer = config.drawn_mixers()[0]
     with unannounced():
-        return wrap_model(build_model(config, classes), config, images, build_mixer(config))
+        return wrap_model(build_model(config, classes), config, images, mixer), mixer
 
 
 def _mixer(options: dict[str, Any]) -> Mixer:

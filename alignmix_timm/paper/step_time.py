@@ -32,7 +32,7 @@ def step_seconds(
     blocks: int,
     steps: int,
     device: torch.device,
-    others: Mapping[str, Callable[[], Wrapped]] | None = None,
+    others: Mapping[str, tuple[Wrapped, Mixer]] | None = None,
     **alignment: Any,
 ) -> dict[str, list[float]]:
     """Seconds of a step in each block, by method. One that does not run is named with the reason, and left out.
@@ -45,7 +45,7 @@ def step_seconds(
         blocks: Turns of all methods.
         steps: In a turn.
         device: Of network and images.
-        others: Make the models of methods that train one of their own, by name.
+        others: Model and mixer of methods that train another model, by name.
         **alignment: See :class:`alignmix_timm.Alignment`.
     """
     torch.manual_seed(0)
@@ -56,18 +56,18 @@ def step_seconds(
         net = timm.create_model(name, num_classes=CLASSES)
         every = OneOf(tuple(mixers.values()))
         shared = AlignMixModel(net, mixer=every, input_size=(3, size, size), **alignment)
-        own = {method: one for method, make in (others or {}).items() if (one := _attempt(method, make))}
-    models = dict.fromkeys(mixers, shared) | own
+    methods: dict[str, tuple[Wrapped, Mixer]] = {mixer: (shared, one) for mixer, one in mixers.items()}
+    methods |= others or {}
     optimizers = {}
-    for model in dict.fromkeys(models.values()):
+    for model in {model for model, _ in methods.values()}:
         model.to(device).train()
         optimizers[model] = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
 
     def step(method: str, number: int) -> bool:
-        model = models[method]
-        if method in mixers:
-            model.mixer = mixers[method]
-        loss = model(images, labels, model.mixer.draw(batch_size, Place(0, number))).loss
+        model, mixer = methods[method]
+        if model is shared:
+            shared.mixer = mixer
+        loss = model(images, labels, mixer.draw(batch_size, Place(0, number))).loss
         assert loss is not None
         loss.backward()
         optimizers[model].step()
@@ -75,7 +75,7 @@ def step_seconds(
         return True
 
     times: dict[str, list[float]] = {
-        method: [] for method in models if _attempt(method, functools.partial(step, method, 0))
+        method: [] for method in methods if _attempt(method, functools.partial(step, method, 0))
     }
     for block in tqdm(range(blocks), desc=name, unit="block"):
         for method in times:
