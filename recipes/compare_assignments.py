@@ -16,7 +16,7 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, add_run_options, paired_parser, print_rows, settings_of, train_all
+from paired import Setting, add_run_options, paired_parser, print_rows, settings_of, studies, train_all
 from torch import nn
 
 import alignmix_timm
@@ -25,6 +25,7 @@ from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, me
 from alignmix_timm.paper.results import read_file
 from alignmix_timm.params import Mode
 from alignmix_timm.points import unannounced
+from alignmix_timm.training.errors import told_in_a_sentence
 
 RESULTS = Path(__file__).parent / "results" / "assignments.jsonl"
 ARMS: dict[str, dict[str, Any]] = {
@@ -39,20 +40,21 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 MODES: dict[str, list[Mode]] = {"A": ["feat"], "xAe": ["input", "embed", "feat", "feat_swap"]}
 NUMBERS = {"width": 16, "epochs": 20, "images_per_class": 100, "batch_size": 100, "lr": 0.1}
-STUDY = ("head", "modes", "width", "epochs", "images_per_class")  # what the runs of one table have in common
+STUDY = ("data", "head", "modes", *NUMBERS)  # what the runs of one table have in common
 COMPARED = {
     "error - none": ("error", "none"),
     "error - shuffled": ("error", "shuffled"),
+    "error - uniform": ("error", "uniform"),
     "NLL - none": ("nll", "none"),
 }
 
 
 def main() -> None:
     args = parse_args()
-    if not args.table:
-        settings = settings_of(args, ("head", "modes", *NUMBERS))
-        train_all(settings, functools.partial(train, args.data), args.results, args.processes)
-    print_tables(read_file(args.results))
+    with told_in_a_sentence():
+        if not args.table:
+            train_all(settings_of(args, STUDY), functools.partial(train, args.data), args.results, args.processes)
+        print_tables(read_file(args.results))
 
 
 def build(setting: Setting, classes: int) -> nn.Module:
@@ -85,10 +87,10 @@ def train(data: str, setting: Setting) -> dict[str, Any]:
 
 
 def print_tables(runs: list[Setting]) -> None:
-    """For each study: means, and differences to mixing in place and to shuffled positions."""
-    for study in dict.fromkeys(tuple(run[key] for key in STUDY) for run in runs):
-        print(f"\n{', '.join(f'{key} {value}' for key, value in zip(STUDY, study, strict=True))}")
-        print_rows([run for run in runs if tuple(run[key] for key in STUDY) == study], ARMS, MEASURES, COMPARED)
+    """For each study: means, and differences to mixing in place and to the controls."""
+    for study, alike in studies(runs, STUDY):
+        print(f"\n{', '.join(f'{name} {value}' for name, value in study.items())}")
+        print_rows(alike, ARMS, MEASURES, COMPARED)
 
 
 def parse_args() -> argparse.Namespace:
@@ -96,7 +98,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--head", choices=("flatten", "pool"), default="flatten")
     parser.add_argument("--modes", choices=MODES, default="A", help="A alone, or image, A and embedding in turns")
     add_run_options(parser, ARMS, NUMBERS, RESULTS)
-    parser.add_argument("--table", action="store_true", help="print the tables of the results, train nothing")
     return parser.parse_args()
 
 

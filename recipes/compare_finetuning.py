@@ -14,13 +14,14 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, add_run_options, paired_parser, print_rows, settings_of, train_all
+from paired import Setting, add_run_options, paired_parser, print_rows, settings_of, studies, train_all
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer
 from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, measure
 from alignmix_timm.paper.results import read_file
 from alignmix_timm.points import unannounced
+from alignmix_timm.training.errors import told_in_a_sentence
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.jsonl"
 SHARP = {"epsilon": 0.05}
@@ -42,15 +43,19 @@ NUMBERS = {
     "batch_size": 50,
     "lr": 5e-4,
 }
+STUDY = ("data", "model", "weights", *NUMBERS)  # what the runs of one table have in common
 COMPARED = {f"error - {base}": ("error", base) for base in ("no mixing", "AlignMix")}
 
 
 def main() -> None:
     args = parse_args()
-    if not args.table:
-        run = functools.partial(train, args.data, args.weights)
-        train_all(settings_of(args, ("model", *NUMBERS)), run, args.results, args.processes)
-    print_rows(read_file(args.results), ARMS, MEASURES, COMPARED)
+    with told_in_a_sentence():
+        if not args.table:
+            run = functools.partial(train, args.data, args.weights)
+            train_all(settings_of(args, STUDY), run, args.results, args.processes)
+        for study, alike in studies(read_file(args.results), STUDY):
+            print(f"\n{', '.join(f'{name} {value}' for name, value in study.items())}")
+            print_rows(alike, ARMS, MEASURES, COMPARED)
 
 
 def train(data: str, weights: str | None, setting: Setting) -> dict[str, Any]:
@@ -74,7 +79,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--weights", metavar="FILE", help="pretrained weights; default those that timm downloads")
     add_run_options(parser, ARMS, NUMBERS, RESULTS)
-    parser.add_argument("--table", action="store_true", help="print the table of the results, train nothing")
     return parser.parse_args()
 
 

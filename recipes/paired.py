@@ -5,6 +5,7 @@ are taken seed by seed, with the 95 % interval of Student's t.
 """
 
 import argparse
+import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,17 +40,48 @@ def add_run_options(
         results: The default file of the finished runs.
     """
     parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(12)))
+    parser.add_argument("--seeds", type=_number(int, 0), nargs="+", default=list(range(12)))
     for name, default in numbers.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
-    parser.add_argument("--processes", type=int, default=1, help="each trains one run at a time")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=_number(type(default), 1), default=default)
+    parser.add_argument("--processes", type=_number(int, 1), default=1, help="each trains one run at a time")
     parser.add_argument("--results", type=Path, default=results)
+    parser.add_argument("--table", action="store_true", help="print the tables of the results, train nothing")
+
+
+def _number(kind: type, least: int) -> Callable[[str], float]:
+    """The type of an option: an integer of at least this, or a float above 0."""
+
+    def parsed(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        rule, fits = ("> 0", value > 0) if kind is float else (f"an integer >= {least}", value >= least)
+        if not fits or value == math.inf:
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text!r}")
+        return float(value) if kind is float else int(value)
+
+    return parsed
 
 
 def settings_of(args: argparse.Namespace, names: Iterable[str]) -> list[Setting]:
-    """The setting of each run: the options of these names, an arm and a seed; all arms of a seed before the next."""
+    """The setting of each run: the options of these names, an arm and a seed; all arms of a seed before the next.
+
+    Data and weights count by the last part of their name, wherever they lie.
+    """
     shared = {name: getattr(args, name) for name in names}
-    return [{**shared, "arm": arm, "seed": seed} for seed in args.seeds for arm in args.arms]
+    shared |= {name: Path(shared[name]).name for name in ("data", "weights") if shared.get(name)}
+    return [{**shared, "arm": arm, "seed": seed} for seed in dict.fromkeys(args.seeds) for arm in args.arms]
+
+
+def studies(runs: Iterable[Any], names: Sequence[str]) -> list[tuple[Setting, list[Setting]]]:
+    """What the runs of a table have in common, by these names, and those runs, each once."""
+    found: dict[tuple[Any, ...], dict[tuple[str, int], Setting]] = {}
+    for run in runs:
+        if isinstance(run, dict) and run.keys() >= {"arm", "seed"}:  # not a line of something else
+            study = found.setdefault(tuple(run.get(name) for name in names), {})
+            study.setdefault((run["arm"], run["seed"]), run)
+    return [(dict(zip(names, study, strict=True)), list(each.values())) for study, each in found.items()]
 
 
 def find(runs: Iterable[Setting], setting: Setting) -> Setting | None:
@@ -66,7 +98,7 @@ def train_all(settings: Sequence[Setting], train: Train, file: Path, processes: 
         file: One JSON line for each run, appended as it ends.
         processes: Number of them; each uses one thread.
     """
-    runs = read_file(file)
+    runs = [run for run in read_file(file) if isinstance(run, dict)]
     missing = [setting for setting in settings if find(runs, setting) is None]
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -94,9 +126,12 @@ def differences(runs: Sequence[Setting], arm: str, base: str, measure: str) -> l
     return [of[arm, seed] - of[base, seed] for name, seed in of if name == arm and (base, seed) in of]
 
 
-def interval(values: Sequence[float]) -> str:
-    """Mean ± half of the 95 % interval."""
-    return str(estimate(values) or "")
+def interval(values: Sequence[float], measure: str) -> str:
+    """Mean ± half of the 95 % interval; percentages with two digits after the point, the NLL with three."""
+    found, digits = estimate(values), 3 if measure == "nll" else 2
+    if found is None:
+        return ""
+    return f"{found.mean:.{digits}f}" + ("" if found.half is None else f" ± {found.half:.{digits}f}")
 
 
 def print_rows(
@@ -123,8 +158,9 @@ def print_rows(
         of_arm = [run for run in runs if run["arm"] == arm]
         if of_arm:
             cells = [arm, str(len(of_arm))] if counted else [arm]
-            cells += [interval([run[name] for run in of_arm]) for name in measures]
+            cells += [interval([run[name] for run in of_arm], name) for name in measures]
             cells += [
-                "" if arm == base else interval(differences(runs, arm, base, name)) for name, base in compared.values()
+                "" if arm == base else interval(differences(runs, arm, base, name), name)
+                for name, base in compared.values()
             ]
             print(f"| {' | '.join(cells)} |")

@@ -138,6 +138,16 @@ def test_mixers_are_compared_seed_by_seed(
     assert "mixer_args:\n  comixup.part: 10\n" in (runs / "comixup-0" / "config.yaml").read_text()
 
 
+@pytest.mark.parametrize("name", ["compare_assignments.py", "compare_finetuning.py"])
+def test_the_tables_in_the_readme_are_those_of_the_results(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe(name, monkeypatch, "--table")
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(printed) > 9
+    assert set(printed) <= set((ROOT / "recipes" / "README.md").read_text().splitlines())
+
+
 @pytest.mark.parametrize(
     ("name", "study", "arms", "title"),
     [
@@ -145,7 +155,7 @@ def test_mixers_are_compared_seed_by_seed(
             "compare_assignments.py",
             {"head": "pool", "modes": "A", "width": 16, "epochs": 1, "images_per_class": 5},
             ("none", "shuffled"),
-            "| arm | seeds | error % | NLL | ECE % | error - none | error - shuffled | NLL - none |",
+            "| arm | seeds | error % | NLL | ECE % | error - none | error - shuffled | error - uniform | NLL - none |",
         ),
         (
             "compare_finetuning.py",
@@ -171,13 +181,32 @@ def test_arms_are_compared_seed_by_seed(
         for (arm, seed), error in errors.items()
     ]
     results = tmp_path / "results.jsonl"
-    results.write_text("".join(json.dumps(run) + "\n" for run in runs) + '{"arm": "cut o')
+    elsewhere = [{**run, "batch_size": 7, "error": 99.0} for run in runs]  # another study
+    lines = [json.dumps(run) for run in (*runs, *runs, *elsewhere, 3, {"a": 1})]  # each twice, beside others
+    results.write_text("\n".join(lines) + '\n{"arm": "cut o')
     recipe(name, monkeypatch, "--table", "--results", results)
     table = [row for row in capsys.readouterr().out.splitlines() if row.startswith("|")]
-    measured = "2.00 ± 0.00 | 3.00 ± 0.00"
+    measured = "2.000 ± 0.000 | 3.00 ± 0.00"
     base = f"| {arms[0]} | 2 | 11.00 ± 12.71 | {measured} |  | -4.00 ± 12.71 |"  # t = 12.706 of one degree of freedom
     other = f"| {arms[1]} | 3 | 15.00 ± 4.97 | {measured} | 4.00 ± 12.71 |  |"  # t = 4.303 of two
     assert table[0] == title
     assert table[2].startswith(base)
     assert table[3].startswith(other)
-    assert len(table) == 4
+    assert len(table) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--seeds", "-1"), "argument --seeds: must be an integer >= 0, got '-1'"),
+        (("--processes", "0"), "argument --processes: must be an integer >= 1, got '0'"),
+        (("--epochs", "0"), "argument --epochs: must be an integer >= 1, got '0'"),
+        (("--lr", "nan"), "argument --lr: must be > 0, got 'nan'"),
+    ],
+)
+def test_numbers_of_paired_runs_have_ranges(
+    arguments: tuple[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        recipe("compare_assignments.py", monkeypatch, *arguments)
+    assert sentence in capsys.readouterr().err

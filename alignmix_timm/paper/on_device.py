@@ -52,8 +52,13 @@ def fit(
 
     Args:
         setting: seed, epochs, batch_size and lr.
+
+    Raises:
+        ValueError: there is not one whole batch.
     """
     start = time.perf_counter()
+    if setting["batch_size"] > len(data):
+        raise ValueError(f"batch_size must be at most the {len(data)} training images, got {setting['batch_size']}.")
     steps = setting["epochs"] * (len(data) // setting["batch_size"])
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, setting["lr"], total_steps=steps)
     model.train()
