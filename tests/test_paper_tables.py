@@ -129,6 +129,19 @@ def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> Non
     assert "| input mixup | 18.5 | no run yet | 1.42 | no run yet |" in text
 
 
+def test_a_difference_says_how_many_seeds_both_methods_have() -> None:
+    seeds = {"baseline": (0, 1, 2), "cutmix": (1,), "alignmix_unaligned": (2, 3, 4), "alignmix": (0, 1, 2, 3, 4)}
+    lines = [line(row, seed, ece=5.0 + seed, accuracy=40.0 + seed) for row, own in seeds.items() for seed in own]
+    text = "\n".join(table_text(TABLES["table7"], "small", CONFIGS, lines))
+    assert "| difference, seed by seed (seeds of both) |" in text
+    assert "| AlignMix | 0.00 ± 0.00 (3) | 0.00 ± 0.00 (3), no mixing |" in text
+    assert "| CutMix | 0.00 (1) | 0.00 (1), no mixing |" in text
+    assert "| AlignMix, unaligned | 0.00 (1) | 0.00 (1), no mixing |" in text
+    ablation = "\n".join(table_text(TABLES["table8"], "small", CONFIGS, lines))
+    assert "| 81.92 | 42.00 ± 1.96 (5) | 0.00 ± 0.00 (3) |" in ablation
+    assert "AlignMix against unaligned |  | 0.00 ± 0.00 (3) | not told apart |" in report(CONFIGS, lines)
+
+
 @pytest.mark.parametrize(
     ("name", "scale", "sentence"),
     [
