@@ -14,6 +14,7 @@ from launcher import ROOT
 from alignmix_timm.evaluation.student import estimate
 from alignmix_timm.paper import locks, runner
 from alignmix_timm.paper.claims import ABSENT, KINDS, OPEN, OPPOSITE, SHOWS, claims
+from alignmix_timm.paper.command import main as paper_command
 from alignmix_timm.paper.compare import compared, difference
 from alignmix_timm.paper.cost import cost_text
 from alignmix_timm.paper.figure4 import save_figure4
@@ -220,6 +221,35 @@ def test_only_the_run_whose_line_is_gone_is_done_again(tmp_path: Path, capsys: p
     runner.work(wanted, lambda run: done.append(run) or {"error": 0.0}, tmp_path)
     assert done == [wanted[1]]
     assert not list((tmp_path / "locks").iterdir())
+
+
+def test_finished_runs_without_the_outliers_asked_for_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = runs("small", TABLES["table1a"], CONFIGS, 1)
+    sets: list[list[str]] = [[], ["tiny_crop"], ["tiny_crop", "isun"]]
+    of_cifar = 0
+    for run in wanted:
+        result: dict[str, Any] = {"error": 1.0}
+        if run["config"]["data"] == "cifar100":
+            result |= {"ood": {name: {} for name in sets[of_cifar % 3]}} if of_cifar % 3 else {}
+            of_cifar += 1
+        append_line(tmp_path / "small.jsonl", {**run, "seconds": 1.0, "result": result})
+    assert of_cifar == 10
+    line = ["table1a", "--seeds", "1", "--results", str(tmp_path), "--configs", str(CONFIGS)]
+    paper_command([*line, "--outliers", "tiny_crop=a", "isun=b", "--outliers", "lsun_crop=c"])
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == (
+        "table1a: outliers that finished runs were not measured on: tiny_crop (4 of 10), isun (7 of 10), "
+        "lsun_crop (10 of 10). A finished run is not done again: delete its line from "
+        f"{tmp_path / 'small.jsonl'}, and this command trains and measures it anew."
+    )
+    paper_command(line)
+    assert "outliers" not in capsys.readouterr().out
+    for one in read_lines(tmp_path):
+        append_line(tmp_path / "whole" / "small.jsonl", {**one, "result": {"error": 1.0, "ood": {"isun": {}}}})
+    paper_command([*line, "--results", str(tmp_path / "whole"), "--outliers", "isun=b"])
+    assert "outliers" not in capsys.readouterr().out
 
 
 def test_the_cost_stands_beside_the_papers_and_names_its_hardware() -> None:
