@@ -1,10 +1,12 @@
 """The tables of the paper: the printed numbers, the runs of their cells, and what is made of the results."""
 
+import functools
 import json
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -308,6 +310,70 @@ def test_processes_share_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     written = (tmp_path / "small.jsonl").read_text().splitlines()
     assert len(written) == len(wanted)
     assert {json.loads(text)["result"]["error"] for text in written} == {float(process.pid) for process in processes}
+
+
+def until(ready: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def told_when_to_end(run: dict[str, Any], folder: Path) -> dict[str, Any]:
+    (folder / f"{os.getpid()}-begun").touch()
+    until((folder / f"{os.getpid()}-end").exists)
+    return {"error": float(os.getpid())}
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Callable[[list[Any]], Any]]:
+    """Starts processes that are stopped when they have begun with a run, and ends them all."""
+    processes = []
+
+    def start(wanted: list[Any]) -> Any:
+        train = functools.partial(told_when_to_end, folder=tmp_path)
+        process = FORK.Process(target=runner.work, args=(wanted, train, tmp_path))
+        process.start()
+        processes.append(process)
+        until((tmp_path / f"{process.pid}-begun").exists)
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # all its threads have stopped
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+def test_a_process_that_slept_past_its_lock_takes_nothing_from_the_one_that_took_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: Callable[[list[Any]], Any]
+) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
+    wanted = runs("small", TABLES["table7"], CONFIGS)[:1]
+
+    def finish(process: Any) -> None:
+        (tmp_path / f"{process.pid}-end").touch()
+        process.join(30)
+        assert process.exitcode == 0
+
+    sleeper = stopped(wanted)
+    (lock,) = (tmp_path / "locks").glob("*.lock")
+    os.utime(lock, (0, 0))
+    other = stopped(wanted)
+    owned = lock.read_text()
+    assert json.loads(owned)["process"] == other.pid
+    touched = time.time_ns() - 10**11
+    os.utime(lock, ns=(touched, touched))
+    os.kill(sleeper.pid, signal.SIGCONT)
+    time.sleep(0.2)
+    finish(sleeper)
+    assert (lock.read_text(), lock.stat().st_mtime_ns) == (owned, touched)
+    os.kill(other.pid, signal.SIGCONT)
+    finish(other)
+    assert not list((tmp_path / "locks").iterdir())
+    (written,) = (tmp_path / "small.jsonl").read_text().splitlines()
+    assert json.loads(written)["result"] == {"error": float(sleeper.pid)}
 
 
 def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def work(runs: Sequence[Line], train: Train, folder: Path) -> list[Line]:
         for run in missing:
             with holding(folder / "locks" / f"{_name(run)}.lock") as mine:
                 if mine and find(read_lines(folder), run) is None:
-                    append_line(folder / f"{run['scale']}.jsonl", finished(run, train))
+                    append_line(folder / f"{run['scale']}.jsonl", finished(run, train), once=True)
                     did = True
                     print(progress(runs, read_lines(folder), run), flush=True)
         if not did:
