@@ -170,7 +170,7 @@ def test_bytes_of_an_unknown_scale_are_one_sentence() -> None:
 
 
 ENCODER = encoder()
-TAKERS = {
+TAKERS: dict[str, Callable[..., object]] = {
     "AlignMixModel": lambda **options: AlignMixModel(ENCODER, **options),
     "Autoencoder": lambda **options: Autoencoder(ENCODER, (3, 32, 32), **options),
     "SaliencyMix": SaliencyMix,

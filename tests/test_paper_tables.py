@@ -333,7 +333,7 @@ def stopped(tmp_path: Path) -> Iterator[Callable[[list[Any]], Any]]:
 
     def start(wanted: list[Any]) -> Any:
         train = functools.partial(told_when_to_end, folder=tmp_path)
-        process = FORK.Process(target=runner.work, args=(wanted, train, tmp_path))
+        process: Any = FORK.Process(target=runner.work, args=(wanted, train, tmp_path))
         process.start()
         processes.append(process)
         until((tmp_path / f"{process.pid}-begun").exists)
