@@ -12,8 +12,9 @@ from typing_extensions import Unpack
 from .attaching import AttachOptions, attach
 from .mixers import AlignMixup, MixDraw, Mixed, Mixer, drawn, mix_batch
 from .mixers.option_names import check_option_names
+from .mixers.pixels import check_normalisation
 from .params import MixParams
-from .points.normalization import Statistics, normalize, statistics_of
+from .points.normalization import normalize, statistics_of
 from .targets import DenseCrossEntropy, check_criterion, check_num_classes, check_smoothing, dense_loss, dense_targets
 from .timm_interface import TransparentWrapper
 
@@ -110,7 +111,7 @@ class AlignMixModel(TransparentWrapper):
         super().__init__(model, DenseCrossEntropy() if criterion is None else criterion)
         self.mixer = AlignMixup() if mixer is None else mixer
         self._num_classes = num_classes
-        self.statistics = _given_statistics(mean, std)
+        self.statistics = check_normalisation(mean, std)
         check_option_names(options, AttachOptions.__annotations__)
         check_criterion(criterion, check_num_classes(model, num_classes))
         check_smoothing(label_smoothing)
@@ -194,12 +195,3 @@ class AlignMixModel(TransparentWrapper):
         """Remove the hooks and return the plain timm model."""
         self.hooks.detach()
         return self.model
-
-
-def _given_statistics(mean: Sequence[float] | None, std: Sequence[float] | None) -> Statistics | None:
-    """Mean and standard deviation of each channel, None if neither was given; ValueError for what they cannot be."""
-    if mean is None and std is None:
-        return None
-    if mean is None or std is None or len(mean) != len(std) or min(std, default=0) <= 0:
-        raise ValueError(f"mean and std must be one number for each channel, those of std > 0, got {mean} and {std}.")
-    return tuple(mean), tuple(std)

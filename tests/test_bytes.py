@@ -1,7 +1,9 @@
 """Images as bytes from data worker to device: what becomes of them, and that they are what they were as floats."""
 
+import math
 import random
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,12 +12,15 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from test_algorithm1 import autoencoder
+from style import Identity
+from test_algorithm1 import autoencoder, encoder
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from alignmix_timm import AlignMixModel, draw
+from alignmix_timm import AlignMixModel, Autoencoder, draw
+from alignmix_timm.mixers import SaliencyMix, StyleMix
+from alignmix_timm.mixers.saliencymix import most_salient
 from alignmix_timm.params import Mode
 from alignmix_timm.points.normalization import normalize, statistics_of
 from alignmix_timm.seeds import Stream, _state, seed_all, seed_cpu
@@ -162,10 +167,59 @@ def test_bytes_of_an_unknown_scale_are_one_sentence() -> None:
             ValueError, match=r"bytes \(uint8\) with 3 channels need mean and standard deviation .*pass mean="
         ):
             call()
-    with pytest.raises(ValueError, match="mean and std must be one number for each channel"):
-        AlignMixModel(timm.create_model("test_resnet", num_classes=4), mean=[0.5, 0.5, 0.5])
-    with pytest.raises(ValueError, match="those of std > 0"):
-        AlignMixModel(timm.create_model("test_resnet", num_classes=4), mean=[0.5], std=[0.0])
+
+
+ENCODER = encoder()
+TAKERS: dict[str, Callable[..., object]] = {
+    "AlignMixModel": lambda **options: AlignMixModel(ENCODER, **options),
+    "Autoencoder": lambda **options: Autoencoder(ENCODER, (3, 32, 32), **options),
+    "SaliencyMix": SaliencyMix,
+    "StyleMix": lambda **options: StyleMix(codec=Identity(), **options),
+}
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([0.5] * 3, [0.5, math.nan, 0.5]),
+        ([0.5] * 3, [math.inf] * 3),
+        ([0.5] * 3, [0.5, 0.0, 0.5]),
+        ([0.5] * 3, [0.5, 0.5, -0.1]),
+        ([math.nan, 0.5, 0.5], [0.5] * 3),
+        ([0.5, -math.inf, 0.5], [0.5] * 3),
+        (np.array([0.5] * 3), np.array([0.5, 0.5, math.nan])),
+        (torch.tensor([0.5] * 3), torch.tensor([0.5, 0.0, 0.5])),
+        ([0.5], [0.5] * 3),
+        ([0.5] * 3, [0.5] * 2),
+        ([], []),
+        (0.5, 0.5),
+        (torch.tensor(0.5), torch.tensor(0.5)),
+        ([[0.5] * 3], [[0.5] * 3]),
+        (["0.5"], ["0.5"]),
+        ([0.5] * 3, None),
+        (None, [0.5] * 3),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("taker", TAKERS)
+def test_mean_and_std_that_no_images_have_are_one_sentence(taker: str, mean: Any, std: Any) -> None:
+    sentence = (
+        "mean and std must be given together, each a list of one finite number for each channel, those of std > 0, got "
+        f"mean={mean} and std={std}. Those of ImageNet are mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225]."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        TAKERS[taker](mean=mean, std=std)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, lambda values: list(torch.tensor(values))])
+def test_mean_and_std_may_be_any_sequence_of_numbers(kind: Callable[[list[float]], Any]) -> None:
+    mean, std = [0.25, 0.5, 0.75], [0.5, 0.25, 0.125]
+    images = (BYTES / 255 - column(mean)) / column(std)
+    model = Autoencoder(encoder(), (3, 32, 32), mean=kind(mean), std=kind(std), decoder_width=8)
+    assert torch.equal(model.classifier.as_floats(BYTES), images)
+    torch.testing.assert_close(model.rescale(images), BYTES / 127.5 - 1)
+    assert torch.equal(most_salient(images, kind(mean), kind(std)), most_salient(images, mean, std))
+    SaliencyMix(mean=kind(mean), std=kind(std))
 
 
 def test_statistics_of_colour_are_averaged_for_grey() -> None:

@@ -238,8 +238,8 @@ def test_other_refusals() -> None:
             AlignMixModel(encoder(**options), input_size=(3, 32, 32), align_embedding=True, feature_module="features")
     with pytest.raises(ValueError, match=r"net must be an alignmix_timm.Encoder, got ResNet"):
         Autoencoder(timm.create_model("test_resnet"), (3, 32, 32))
-    with pytest.raises(ValueError, match="std must have one value, or one for each of 3 channels"):
-        Autoencoder(encoder(), (3, 32, 32), std=(0.5, 0.5))
+    with pytest.raises(ValueError, match="mean and std must have one value, or one for each of 3 channels"):
+        Autoencoder(encoder(), (3, 32, 32), mean=(0.5, 0.5), std=(0.5, 0.5))
     with pytest.raises(ValueError, match="layer_decay needs --embedding none"):
         TrainConfig(data="x", embedding="flatten", layer_decay=0.7).check()
     with pytest.raises(ValueError, match="kl_weight must be >= 0, got -1"):

@@ -1,6 +1,7 @@
 """The part ``localization`` of ``alignmix-timm evaluate``: right numbers, from a column and from files."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,29 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     message = refused(capsys, tmp_path / "vit", *asked, "boxes")
     assert "VisionTransformer has no class activation maps: its logits are not the means" in message
     assert not (tmp_path / "out").exists()
+
+
+def test_other_boxes_are_measured_anew_and_nothing_else(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the same images and labels; columns that are not read may change."""
+    rows, out = datasets.load_from_disk(str(data))["test"], tmp_path / "out"
+
+    def changed(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, float]:
+        images = save_data(tmp_path / name, test=rows.map(change, features=rows.features))
+        options = ("--localization-boxes", "objects.bbox", "--localization-box-format", "xywh")
+        return values(evaluate(model, "--data", images, "--out", out, "--suite", "accuracy", "localization", *options))
+
+    first = changed("as they are", lambda row: {})
+    capsys.readouterr()
+    assert changed("unread", lambda row: {"boxes": [[0.0, 0.0, 5.0, 5.0]]}) == first
+    assert "localization stands in" in capsys.readouterr().out
+    small = changed("small", lambda row: {"objects": {"bbox": [[0.0, 0.0, 2.0, 2.0]]}})
+    said = capsys.readouterr().out
+    assert "accuracy stands in" in said
+    assert "localization stands in" not in said
+    assert small["max_box_acc_v2"] == 0 < first["max_box_acc_v2"]
+    assert small["top1_error"] == first["top1_error"]
 
 
 def test_without_labels_the_map_is_that_of_the_predicted_class(

@@ -1,10 +1,12 @@
 """The tables of the paper: the printed numbers, the runs of their cells, and what is made of the results."""
 
+import functools
 import json
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from launcher import ROOT
 from alignmix_timm.evaluation.student import estimate
 from alignmix_timm.paper import locks, runner
 from alignmix_timm.paper.claims import ABSENT, KINDS, OPEN, OPPOSITE, SHOWS, claims
+from alignmix_timm.paper.command import main as paper_command
 from alignmix_timm.paper.compare import compared, difference
 from alignmix_timm.paper.cost import cost_text
 from alignmix_timm.paper.figure4 import save_figure4
@@ -130,6 +133,19 @@ def test_a_table_compares_with_no_mixing_and_with_the_best_other_method() -> Non
     assert "| input mixup | 18.5 | no run yet | 1.42 | no run yet |" in text
 
 
+def test_a_difference_says_how_many_seeds_both_methods_have() -> None:
+    seeds = {"baseline": (0, 1, 2), "cutmix": (1,), "alignmix_unaligned": (2, 3, 4), "alignmix": (0, 1, 2, 3, 4)}
+    lines = [line(row, seed, ece=5.0 + seed, accuracy=40.0 + seed) for row, own in seeds.items() for seed in own]
+    text = "\n".join(table_text(TABLES["table7"], "small", CONFIGS, lines))
+    assert "| difference, seed by seed (seeds of both) |" in text
+    assert "| AlignMix | 0.00 ± 0.00 (3) | 0.00 ± 0.00 (3), no mixing |" in text
+    assert "| CutMix | 0.00 (1) | 0.00 (1), no mixing |" in text
+    assert "| AlignMix, unaligned | 0.00 (1) | 0.00 (1), no mixing |" in text
+    ablation = "\n".join(table_text(TABLES["table8"], "small", CONFIGS, lines))
+    assert "| 81.92 | 42.00 ± 1.96 (5) | 0.00 ± 0.00 (3) |" in ablation
+    assert "AlignMix against unaligned |  | 0.00 ± 0.00 (3) | not told apart |" in report(CONFIGS, lines)
+
+
 @pytest.mark.parametrize(
     ("name", "scale", "sentence"),
     [
@@ -208,6 +224,35 @@ def test_only_the_run_whose_line_is_gone_is_done_again(tmp_path: Path, capsys: p
     runner.work(wanted, lambda run: done.append(run) or {"error": 0.0}, tmp_path)
     assert done == [wanted[1]]
     assert not list((tmp_path / "locks").iterdir())
+
+
+def test_finished_runs_without_the_outliers_asked_for_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wanted = runs("small", TABLES["table1a"], CONFIGS, 1)
+    sets: list[list[str]] = [[], ["tiny_crop"], ["tiny_crop", "isun"]]
+    of_cifar = 0
+    for run in wanted:
+        result: dict[str, Any] = {"error": 1.0}
+        if run["config"]["data"] == "cifar100":
+            result |= {"ood": {name: {} for name in sets[of_cifar % 3]}} if of_cifar % 3 else {}
+            of_cifar += 1
+        append_line(tmp_path / "small.jsonl", {**run, "seconds": 1.0, "result": result})
+    assert of_cifar == 10
+    line = ["table1a", "--seeds", "1", "--results", str(tmp_path), "--configs", str(CONFIGS)]
+    paper_command([*line, "--outliers", "tiny_crop=a", "isun=b", "--outliers", "lsun_crop=c"])
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == (
+        "table1a: outliers that finished runs were not measured on: tiny_crop (4 of 10), isun (7 of 10), "
+        "lsun_crop (10 of 10). A finished run is not done again: delete its line from "
+        f"{tmp_path / 'small.jsonl'}, and this command trains and measures it anew."
+    )
+    paper_command(line)
+    assert "outliers" not in capsys.readouterr().out
+    for one in read_lines(tmp_path):
+        append_line(tmp_path / "whole" / "small.jsonl", {**one, "result": {"error": 1.0, "ood": {"isun": {}}}})
+    paper_command([*line, "--results", str(tmp_path / "whole"), "--outliers", "isun=b"])
+    assert "outliers" not in capsys.readouterr().out
 
 
 def test_the_cost_stands_beside_the_papers_and_names_its_hardware() -> None:
@@ -290,6 +335,70 @@ def test_processes_share_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     written = (tmp_path / "small.jsonl").read_text().splitlines()
     assert len(written) == len(wanted)
     assert {json.loads(text)["result"]["error"] for text in written} == {float(process.pid) for process in processes}
+
+
+def until(ready: Callable[[], bool]) -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + 30
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def told_when_to_end(run: dict[str, Any], folder: Path) -> dict[str, Any]:
+    (folder / f"{os.getpid()}-begun").touch()
+    until((folder / f"{os.getpid()}-end").exists)
+    return {"error": float(os.getpid())}
+
+
+@pytest.fixture
+def stopped(tmp_path: Path) -> Iterator[Callable[[list[Any]], Any]]:
+    """Starts processes that are stopped when they have begun with a run, and ends them all."""
+    processes = []
+
+    def start(wanted: list[Any]) -> Any:
+        train = functools.partial(told_when_to_end, folder=tmp_path)
+        process: Any = FORK.Process(target=runner.work, args=(wanted, train, tmp_path))
+        process.start()
+        processes.append(process)
+        until((tmp_path / f"{process.pid}-begun").exists)
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)  # all its threads have stopped
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+def test_a_process_that_slept_past_its_lock_takes_nothing_from_the_one_that_took_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: Callable[[list[Any]], Any]
+) -> None:
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.01)
+    wanted = runs("small", TABLES["table7"], CONFIGS)[:1]
+
+    def finish(process: Any) -> None:
+        (tmp_path / f"{process.pid}-end").touch()
+        process.join(30)
+        assert process.exitcode == 0
+
+    sleeper = stopped(wanted)
+    (lock,) = (tmp_path / "locks").glob("*.lock")
+    os.utime(lock, (0, 0))
+    other = stopped(wanted)
+    owned = lock.read_text()
+    assert json.loads(owned)["process"] == other.pid
+    touched = time.time_ns() - 10**11
+    os.utime(lock, ns=(touched, touched))
+    os.kill(sleeper.pid, signal.SIGCONT)
+    time.sleep(0.2)
+    finish(sleeper)
+    assert (lock.read_text(), lock.stat().st_mtime_ns) == (owned, touched)
+    os.kill(other.pid, signal.SIGCONT)
+    finish(other)
+    assert not list((tmp_path / "locks").iterdir())
+    (written,) = (tmp_path / "small.jsonl").read_text().splitlines()
+    assert json.loads(written)["result"] == {"error": float(sleeper.pid)}
 
 
 def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """SaliencyMix: its map against OpenCV's, pixel by pixel, and where its boxes lie."""
 
 import hashlib
-import math
 
 import numpy as np
 import pytest
@@ -194,10 +193,7 @@ def test_as_released_the_image_does_not_place_the_box() -> None:
     ("options", "message"),
     [
         ({"saliency_input": "float"}, "saliency_input must be 'uint8' or 'as_released', got 'float'"),
-        ({"mean": [0.5] * 3}, r"saliencymix: mean and std must be given together, or neither"),
-        ({"mean": 0.5, "std": 0.5}, "mean must be a list of one finite number for each channel, got 0.5"),
-        ({"mean": [0.5], "std": [math.nan]}, r"std must be a list of one finite number for each channel, got \[nan\]"),
-        ({"mean": [0.5], "std": [0]}, r"std must be > 0, got \[0\]"),
+        ({"mean": [0.5] * 3}, "saliencymix: mean and std must be given together"),
         ({"alpha": 0}, "saliencymix: alpha must be > 0, got 0"),
     ],
 )

@@ -8,15 +8,20 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from batch_probe import write_images
 from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
+from training import records
 
 from alignmix_timm.training.config import TrainConfig
+from alignmix_timm.training.data import dataset
 from alignmix_timm.training.data.cache import ImageCache, decoded_sizes
 from alignmix_timm.training.data.dataset import Key, Rows, collate
 from alignmix_timm.training.data.images import read_image
 from alignmix_timm.training.data.stored_rows import StoredRows
+from alignmix_timm.training.main import main
 
 COUNT = 23
 
@@ -111,6 +116,31 @@ def test_a_budget_that_is_too_small_says_what_is_needed(whole: datasets.Dataset)
         ValueError, match=r"cache_images must be enough MB for the 23 decoded images of a split, about 0"
     ):
         decoded_sizes(whole, "image", "RGB", 10**6, total - 1)
+
+
+@pytest.mark.slow
+def test_a_run_with_kept_images_is_that_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the command: the same metrics and weights to the last bit, of images that are decoded once."""
+    for split, count in (("train", 4), ("val", 2)):
+        write_images(tmp_path / "data", count, split)
+    decoded: list[int] = []
+
+    def counted(*arguments: Any) -> Image.Image:
+        decoded[-1] += 1
+        return read_image(*arguments)
+
+    monkeypatch.setattr(dataset, "read_image", counted)
+    line = f"--data {tmp_path / 'data'} --model test_resnet --img-size 32 --batch-size 8 --epochs 2 --workers 0 "
+    found = []
+    for name, options in (("each", ""), ("kept", " --cache-images 100")):
+        decoded.append(0)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        main(f"{line} --mixers cutmix --lr 0.05 --log-every 1 --output {tmp_path / name}{options}".split())
+        weights = (tmp_path / name / "last" / "model.safetensors").read_bytes()
+        found.append((weights, records(tmp_path / name, "train"), records(tmp_path / name, "eval")))
+    assert decoded == [2 * 24, 24]
+    assert found[0] == found[1]
+    assert len(found[0][1]) == 4
 
 
 @pytest.mark.parametrize(

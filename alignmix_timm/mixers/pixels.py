@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,21 +11,35 @@ from torch import Tensor
 Channels = Sequence[float]
 
 
-def check_normalisation(mean: Channels | None, std: Channels | None) -> None:
-    """Raise ValueError for a mean and standard deviation that no images can have."""
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std must be given together, or neither, got mean={mean} and std={std}.")
-    for name, values in (("mean", mean), ("std", std)):
-        if values is None:
-            continue
-        if not isinstance(values, list | tuple) or not values or not all(map(_is_finite, values)):
-            raise ValueError(f"{name} must be a list of one finite number for each channel, got {values!r}.")
-        if name == "std" and min(values) <= 0:
-            raise ValueError(f"std must be > 0, got {values}.")
+def check_normalisation(mean: object, std: object) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of each channel as plain numbers, from any sequence of them; None if both are None.
+
+    Raises:
+        ValueError: one is missing, or no images can have them.
+    """
+    if mean is None and std is None:
+        return None
+    means, deviations = _finite_numbers(mean), _finite_numbers(std)
+    if not means or len(means) != len(deviations) or min(deviations) <= 0:
+        raise ValueError(
+            "mean and std must be given together, each a list of one finite number for each channel, those of std > 0, "
+            f"got mean={mean} and std={std}. Those of ImageNet are mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, "
+            "0.225]."
+        )
+    return means, deviations
 
 
-def _is_finite(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+def _finite_numbers(values: object) -> tuple[float, ...]:
+    """Those of a list, tuple, array or tensor; none if anything else is in it."""
+    plain = _plain(values)
+    found = [_plain(value) for value in plain] if isinstance(plain, Sequence) else []
+    numbers = [float(one) for one in found if isinstance(one, Real) and math.isfinite(one)]
+    return tuple(numbers) if len(numbers) == len(found) else ()
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and tensors as lists, their scalars as numbers of Python."""
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def denormalised(images: Tensor, mean: Channels, std: Channels) -> Tensor:

@@ -16,6 +16,7 @@ from typing_extensions import Unpack
 from ..attaching import AttachOptions
 from ..hooks import MixingHooks
 from ..mixers import MixDraw, Mixer, drawn, image_size
+from ..mixers.pixels import check_normalisation
 from ..model import AlignMixModel, AlignMixOutput
 from ..params import MixParams
 from ..timm_interface import TimmInterface
@@ -112,9 +113,11 @@ class Autoencoder(TimmInterface):
         super().__init__()
         if not isinstance(net, Encoder):
             raise ValueError(f"net must be an alignmix_timm.Encoder, got {type(net).__name__}.")
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) not in (1, image[0]):
-                raise ValueError(f"{name} must have one value, or one for each of {image[0]} channels, got {values}.")
+        statistics = check_normalisation(mean, std) or ((), ())
+        if len(statistics[0]) not in (1, image[0]):
+            raise ValueError(
+                f"mean and std must have one value, or one for each of {image[0]} channels, got {mean} and {std}."
+            )
         self.variational = variational
         options = {**options, "input_size": image}
         place = options.get("feature_module")
@@ -127,8 +130,8 @@ class Autoencoder(TimmInterface):
         self.decoder = Decoder(net.num_features, image, decoder_width)
         self.reconstruction_weight = reconstruction_weight
         self.kl_weight = 1 / (image[0] * image[1] * image[2]) if kl_weight is None else kl_weight
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(statistics[0]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(statistics[1]).view(-1, 1, 1), persistent=False)
 
     @property
     def net(self) -> Encoder:

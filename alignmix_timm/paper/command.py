@@ -11,7 +11,7 @@ from .cost import cost_text, measure_cost
 from .figure4 import save_figure4
 from .numbers import paper_tables
 from .report import report
-from .results import Line, read_lines
+from .results import Line, find, read_lines
 from .runner import work
 from .scales import SCALES, Scale, runs
 from .show import table_text
@@ -61,7 +61,10 @@ def _one(name: str, args: argparse.Namespace) -> None:
     if not args.print_only:
         if name == "table1b":
             measure_cost(args.configs, args.results)
-        work(runs(args.scale, table, args.configs, args.seeds), _Train(args), args.results)
+        wanted = runs(args.scale, table, args.configs, args.seeds)
+        if lacking := _lacking(wanted, args):
+            print(f"{table.name}: {lacking}", flush=True)
+        work(wanted, _Train(args), args.results)
     lines = read_lines(args.results)
     of_scale = [line for line in lines if line["scale"] == args.scale]
     if name == "figure4":
@@ -70,6 +73,26 @@ def _one(name: str, args: argparse.Namespace) -> None:
     print("\n".join(table_text(table, args.scale, args.configs, of_scale)))
     if name == "table1b":
         print("\n".join(["", *cost_text(args.configs, lines)]))
+
+
+def _lacking(wanted: Sequence[Line], args: argparse.Namespace) -> str:
+    """Which of the outliers asked for how many finished runs were not measured on, and what to do; empty if none."""
+    lines = read_lines(args.results)
+    done = [line for run in wanted if _detects(run) and (line := find(lines, run)) is not None]
+    counts = {name: sum(name not in line["result"].get("ood", {}) for line in done) for name in args.outliers}
+    lacking = ", ".join(f"{name} ({count} of {len(done)})" for name, count in counts.items() if count)
+    if not lacking:
+        return ""
+    file, again = args.results / f"{args.scale}.jsonl", "trains and measures" if args.scale == "small" else "measures"
+    return (
+        f"outliers that finished runs were not measured on: {lacking}. A finished run is not done again: delete its "
+        f"line from {file}, and this command {again} it anew."
+    )
+
+
+def _detects(run: Line) -> bool:
+    """Whether out-of-distribution images are detected by the network of a run."""
+    return run["config"]["data"] == "cifar100"
 
 
 class _Train:
@@ -84,7 +107,7 @@ class _Train:
         data = self.data[name]
         if not data:
             raise ValueError(f"data must name a folder for {name}, which is not on the Hub: pass --data {name}=PATH.")
-        outliers = self.outliers if name == "cifar100" else None
+        outliers = self.outliers if _detects(run) else None
         if run["scale"] == "small":
             return small.train(run, data, outliers)
         return full.train(run, data, outliers, self.folder, self.boxes)

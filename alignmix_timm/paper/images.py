@@ -1,8 +1,10 @@
 """A small image dataset, decoded once and held in memory."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import datasets
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -74,6 +76,12 @@ def decoded(rows: datasets.Dataset, image: str, label: str, size: int) -> Images
         except OSError as error:
             raise ValueError(f"the image of row {row} of split {rows.split} cannot be read: {error}.") from error
     return Images(torch.stack(pixels), torch.tensor(rows[label]), split=None if rows.split is None else str(rows.split))
+
+
+def first_rows(labels: Sequence[int], classes: Iterable[int], count: int | None) -> np.ndarray:
+    """The rows of the first images of each of these classes, in the order of the dataset; all images for None."""
+    known = np.asarray(labels)
+    return np.sort(np.concatenate([np.flatnonzero(known == label)[:count] for label in classes]))
 
 
 def _pixels(picture: Image.Image, size: int) -> Tensor:

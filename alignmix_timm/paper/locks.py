@@ -1,8 +1,9 @@
 """Who works on what: one lock file for each run, in a folder that processes and machines share.
 
 A lock is made by an exclusive create, and belongs to its maker as long as he touches it. One whose process died on this
-machine, or that nobody touched for minutes, is taken away. Two that take the same dead lock away at the same moment may
-both get it: then a run is done twice, with the same result.
+machine, or that nobody touched for minutes, is taken away. Its owner may only have slept: he leaves alone what is
+another's by then, and goes on with his run. So a run may be done twice, also where two take the same dead lock away at
+the same moment; the line that is written first is its only one.
 """
 
 import json
@@ -24,18 +25,20 @@ def holding(lock: Path) -> Iterator[bool]:
     Args:
         lock: A file that does not exist yet, unless another holds it. Its folder is made.
     """
-    if not _take(lock):
+    token = uuid4().hex
+    if not _take(lock, token):
         yield False
         return
     stop = threading.Event()
-    beat = threading.Thread(target=_touch, args=(lock, stop), daemon=True)
+    beat = threading.Thread(target=_touch, args=(lock, token, stop), daemon=True)
     beat.start()
     try:
         yield True
     finally:
         stop.set()
         beat.join()
-        lock.unlink(missing_ok=True)
+        if _is_held(lock, token):
+            lock.unlink(missing_ok=True)
 
 
 def is_dead(lock: Path) -> bool:
@@ -50,7 +53,7 @@ def is_dead(lock: Path) -> bool:
     return age > EXPIRY or (owner["host"] == socket.gethostname() and not _runs(owner["process"]))
 
 
-def _take(lock: Path) -> bool:
+def _take(lock: Path, token: str) -> bool:
     lock.parent.mkdir(parents=True, exist_ok=True)
     for _ in range(2):
         try:
@@ -61,7 +64,7 @@ def _take(lock: Path) -> bool:
             _bury(lock)
             continue
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"host": socket.gethostname(), "process": os.getpid()}, file)
+            json.dump({"host": socket.gethostname(), "process": os.getpid(), "token": token}, file)
         return True
     return False
 
@@ -79,12 +82,19 @@ def _bury(lock: Path) -> None:
     grave.unlink()
 
 
-def _touch(lock: Path, stop: threading.Event) -> None:
+def _is_held(lock: Path, token: str) -> bool:
+    """Whether the lock is still the one that was taken with this token."""
+    try:
+        return json.loads(lock.read_text()).get("token") == token
+    except (FileNotFoundError, ValueError):  # a new owner has not written his yet
+        return False
+
+
+def _touch(lock: Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT):
-        try:
-            os.utime(lock)
-        except FileNotFoundError:
-            return
+        if _is_held(lock, token):
+            with suppress(FileNotFoundError):
+                os.utime(lock)
 
 
 def _now(folder: Path) -> float:

@@ -15,7 +15,7 @@ from ..model import AlignMixModel
 from ..params import Place
 from ..seeds import Stream, generator
 from .graphs import Losses
-from .images import Images, load
+from .images import Images, first_rows, load
 
 MEASURES = {"error": "error %", "nll": "NLL", "ece": "ECE %"}
 
@@ -28,12 +28,9 @@ def images(data: str, size: int, train_per_class: int, test_per_class: int | Non
 
 
 def _first(data: Images, per_class: int | None) -> Images:
-    rank = torch.zeros_like(data.labels)
-    for label in data.labels.unique():
-        of_class = data.labels == label
-        rank[of_class] = torch.arange(int(of_class.sum()))
-    kept = rank < (len(data) if per_class is None else per_class)
-    return Images(data.pixels[kept].to(_device()), data.labels[kept].to(_device()))
+    labels = data.labels.tolist()
+    rows = torch.from_numpy(first_rows(labels, set(labels), per_class))
+    return Images(data.pixels[rows].to(_device()), data.labels[rows].to(_device()))
 
 
 def _device() -> torch.device:

@@ -12,7 +12,7 @@ from .hours import hours_text
 from .numbers import paper_tables
 from .results import Line, identity
 from .scales import runs
-from .show import markdown, table_text
+from .show import counted, markdown, table_text
 from .small import ATTACKED
 
 TRAINED = ("table1a", "table2", "table3", "table6", "table7", "table8")
@@ -114,7 +114,7 @@ def _by_table(found: Sequence[Claim]) -> list[str]:
 
 def _claims(found: Sequence[Claim]) -> list[str]:
     rows = [
-        [claim.text, "" if claim.printed is None else f"{claim.printed:+g}", str(claim.ours or ""), claim.verdict]
+        [claim.text, "" if claim.printed is None else f"{claim.printed:+g}", counted(claim.ours), claim.verdict]
         for claim in found
     ]
-    return markdown(["claim", "paper", "ours", "verdict"], rows)
+    return markdown(["claim", "paper", "ours (seeds of both)", "verdict"], rows)

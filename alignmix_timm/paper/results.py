@@ -45,11 +45,16 @@ def find(lines: Iterable[Line], run: Line) -> Line | None:
     return next((line for line in lines if identity(line) == sought), None)
 
 
-def append_line(file: Path, line: Line) -> None:
-    """Write a line at the end of the file, after what a kill left of an unfinished one, and bring it to disk."""
+def append_line(file: Path, line: Line, once: bool = False) -> None:
+    """Write a line at the end of the file, after what a kill left of an unfinished one, and bring it to disk.
+
+    With ``once`` nothing is written if the file has a line of the same run by now.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab+") as lines:
         fcntl.flock(lines, fcntl.LOCK_EX)
+        if once and find(read_file(file), line) is not None:
+            return
         end = lines.seek(0, os.SEEK_END)
         if end:
             lines.seek(end - 1)

@@ -1,8 +1,6 @@
 """Do the runs that are not done, alone or beside other processes and machines that share the folder of the results."""
 
 import hashlib
-import importlib.metadata
-import platform
 import statistics
 import subprocess
 import time
@@ -13,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..publishing.provenance import processor_name
+from ..publishing.provenance import processor_name, versions
 from .locks import holding
 from .results import Line, append_line, find, identity, read_lines
 
@@ -41,7 +39,7 @@ def work(runs: Sequence[Line], train: Train, folder: Path) -> list[Line]:
         for run in missing:
             with holding(folder / "locks" / f"{_name(run)}.lock") as mine:
                 if mine and find(read_lines(folder), run) is None:
-                    append_line(folder / f"{run['scale']}.jsonl", finished(run, train))
+                    append_line(folder / f"{run['scale']}.jsonl", finished(run, train), once=True)
                     did = True
                     print(progress(runs, read_lines(folder), run), flush=True)
         if not did:
@@ -86,7 +84,7 @@ def finished(run: Line, train: Train) -> Line:
     start = time.monotonic()
     result = train(run)
     by = processor() if run["scale"] == "small" else hardware()  # the small scale uses no accelerator, if there is one
-    about = {"commit": _commit(), "versions": _versions(), "hardware": by}
+    about = {"commit": _commit(), "versions": versions(PACKAGES), "hardware": by}
     return {**run, **about, "seconds": round(time.monotonic() - start, 1), "result": result}
 
 
@@ -117,13 +115,3 @@ def _commit() -> str:
 def _git(*arguments: str) -> str:
     line = ["git", "-C", str(Path(__file__).parents[1]), *arguments]
     return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..evaluation.student import Estimate
 from .compare import Compared, compared, difference
 from .numbers import PaperTable, gain
 from .results import Line
@@ -40,6 +41,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(row)} |" for row in rows), ""]
 
 
+def counted(found: Estimate | None) -> str:
+    """A mean with its interval, and in brackets the number of seeds behind it; empty where there is none."""
+    return "" if found is None else f"{found} ({found.size})"
+
+
 def _number(value: float | None) -> str:
     return DASH if value is None else f"{value:g}"
 
@@ -65,7 +71,7 @@ def _beside(scale: Scale, columns: dict[str, list[Compared]]) -> list[str]:
 def _ours(one: Compared) -> str:
     if one.ours is None:
         return "does not run" if one.method.missing else one.missing
-    return f"{one.ours} ({one.ours.size})"
+    return counted(one.ours)
 
 
 def _gains(table: PaperTable, columns: dict[str, list[Compared]]) -> list[str]:
@@ -83,20 +89,20 @@ def _differences(scale: Scale, columns: dict[str, list[Compared]]) -> list[str]:
     cells = list(columns.values())
     if all(one.ours is None for column in cells for one in column):
         return []
-    header = ["difference, seed by seed"]
+    header = ["difference, seed by seed (seeds of both)"]
     header += [
         f"{data_label(scale, one[0].column)}: - {base}" for one in cells for base in ("no mixing", "the best other")
     ]
     rows = []
     for row in zip(*cells, strict=True):
         if any(one.ours is not None for one in row):
-            texts = [text for one in row for text in (str(one.minus_none or ""), _against_best(one))]
+            texts = [text for one in row for text in (counted(one.minus_none), _against_best(one))]
             rows.append([row[0].method.label, *texts])
     return markdown(header, rows)
 
 
 def _against_best(one: Compared) -> str:
-    return "" if one.minus_best is None else f"{one.minus_best} ({one.best})"
+    return "" if one.minus_best is None else f"{counted(one.minus_best)}, {one.best}"
 
 
 def _ablation(columns: dict[str, list[Compared]]) -> list[str]:
@@ -106,8 +112,9 @@ def _ablation(columns: dict[str, list[Compared]]) -> list[str]:
         papers = [_number(one.printed) for one in (unaligned, aligned)]
         ours = [DASH if one.printed is None else _ours(one) for one in (unaligned, aligned)]
         both = None if aligned.printed is None else difference(aligned.values, unaligned.values)
-        rows.append([unaligned.method.label, papers[0], ours[0], papers[1], ours[1], str(both or "")])
-    header = ["row", "unaligned: paper", "ours", "aligned: paper", "ours", "aligned - unaligned, seed by seed"]
+        rows.append([unaligned.method.label, papers[0], ours[0], papers[1], ours[1], counted(both)])
+    header = ["row", "unaligned: paper", "ours", "aligned: paper", "ours"]
+    header += ["aligned - unaligned, seed by seed (seeds of both)"]
     return markdown(header, rows)
 
 

@@ -15,7 +15,7 @@ from ..training.build import build_model, wrap_model
 from ..training.config import TrainConfig
 from ..training.data.splits import load_splits
 from ..training.mixing import build_mixer
-from .images import Images, decoded
+from .images import Images, decoded, first_rows
 from .measures import measure_all
 from .on_device import fit
 from .outliers import outlier_sets
@@ -84,8 +84,6 @@ def rows(data: str, classes: int, per_class: int) -> tuple[Images, Images]:
 
 def _first(part: datasets.Dataset, image: str, label: str, classes: list[int], count: int | None) -> Images:
     """The first images of each class, with classes numbered anew, in the order of the dataset."""
-    labels = np.array(part[label])
-    index = np.sort(np.concatenate([np.flatnonzero(labels == kept)[:count] for kept in classes]))
-    found = decoded(part.select(index), image, label, SIDE)
+    found = decoded(part.select(first_rows(part[label], classes, count)), image, label, SIDE)
     found.labels = torch.from_numpy(np.searchsorted(classes, found.labels.numpy()))
     return found

@@ -22,9 +22,14 @@ class BoxColumn(NamedTuple):
     name: str
     box_format: BoxFormat = "xyxy"
 
+    @property
+    def column(self) -> str:
+        """The whole column, which may have the boxes in a field."""
+        return self.name.partition(".")[0]
+
     def check(self, columns: list[str]) -> None:
         """Raise a ValueError if a dataset with these columns has no such column."""
-        if self.name.partition(".")[0] not in columns:
+        if self.column not in columns:
             raise ValueError(f"boxes must be one of the columns {columns}, or a field of one, got {self.name!r}.")
 
     def read(self, example: dict[str, Any], width: int, height: int, row: int) -> Tensor:

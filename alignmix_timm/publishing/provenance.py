@@ -1,6 +1,8 @@
 """Where published weights come from: what their card says, kept beside them as JSON."""
 
+import contextlib
 import functools
+import importlib
 import importlib.metadata
 import platform
 import re
@@ -165,8 +167,18 @@ def processor_name() -> str:
 
 
 def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
-    """Of these packages and of Python."""
-    return {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
+    """Of Python and of these packages; one that is not there, or does not tell, is left out."""
+    found = {name: _version(name) for name in packages}
+    return {"python": platform.python_version(), **{name: number for name, number in found.items() if number}}
+
+
+def _version(package: str) -> str:
+    """As it was installed, else as it says itself: a checkout that is only on the path has no metadata."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    with contextlib.suppress(ImportError):
+        return str(getattr(importlib.import_module(package.replace("-", "_")), "__version__", ""))
+    return ""
 
 
 def _stated(folder: Path, key: str) -> str | None:

@@ -64,6 +64,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     accelerator = start_processes("no")
     subject = load_subject(options.model, options.weights)
     data = _load_data(options, subject)
+    for part in chosen:
+        if columns := part.columns(options):
+            settings[part.name]["columns"] = data.digest(columns)
     labels, unlabelled = _labels(options, data, subject)
     folder = options.out or _default_folder(subject, options.model)
     report = Report(folder, subject.described, data.described, options.overwrite)

@@ -1,7 +1,7 @@
 """The rows to evaluate on: from whatever ``alignmix-timm train --data`` reads, as pixels in [0, 1]."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +81,14 @@ class Data(NamedTuple):
     def images(self, subject: Subject) -> Images:
         """The images as this model evaluates them."""
         return Images(self.rows, self.image, subject.mode, subject.transform)
+
+    def digest(self, columns: Sequence[str]) -> str | None:
+        """A hash of the values in these columns, as they are stored; None if there are none."""
+        found = [column for column in columns if column in self.rows.features]
+        if not found:
+            return None
+        batches = self.rows.select_columns(found).with_format("arrow").iter(_READ)
+        return hashlib.sha256(repr([batch.to_pylist() for batch in batches]).encode()).hexdigest()
 
 
 def load_data(

@@ -16,6 +16,7 @@ from ..evaluation.boxes import largest_box, score_map
 from ..evaluation.localization import METRICS, THRESHOLD, localization, overlap
 from ..evaluation.localization_figure import Located, draw_localization
 from ..evaluation.plotting import save_figure
+from ..points.box_column import BoxColumn
 from .class_names import class_names
 from .context import Context
 from .data import Images
@@ -56,6 +57,9 @@ class Localization(Part):
             "box_format": options.localization_box_format if column else None,
             "box_files": None if files is None else _sha256(files),
         }
+
+    def columns(self, options: argparse.Namespace) -> list[str]:
+        return [] if options.localization_boxes is None else [BoxColumn(options.localization_boxes).column]
 
     def obstacle(self, context: Context) -> str | None:
         if context.options.localization_boxes is None and context.options.localization_box_files is None:

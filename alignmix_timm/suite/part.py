@@ -39,6 +39,13 @@ class Part(ABC):
         """
         return {}
 
+    def columns(self, options: argparse.Namespace) -> list[str]:
+        """Columns of the data that the values depend on besides images and labels: a part is run again if they differ.
+
+        There may be none of these names.
+        """
+        return []
+
     def obstacle(self, context: Context) -> str | None:
         """Why this part cannot be run here, as a sentence; None if it can. Called in all processes alike."""
         return needs_labels(self.name, context)

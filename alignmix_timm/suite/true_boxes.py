@@ -72,7 +72,7 @@ def _sizes(context: Context) -> list[tuple[int, int]]:
 
 
 def _from_column(context: Context, column: BoxColumn) -> Iterator[tuple[int, tuple[int, int], np.ndarray]]:
-    examples = context.data.rows.select_columns([column.name.partition(".")[0]])
+    examples = context.data.rows.select_columns([column.column])
     for row, ((width, height), example) in enumerate(zip(_sizes(context), examples, strict=True)):
         yield row, (width, height), column.read(example, width, height, row).numpy()
 

@@ -1,8 +1,6 @@
 """Checkpoints that are complete or absent: written under another name, synced to disk, then renamed."""
 
-import importlib.metadata
 import json
-import platform
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -12,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from ..publishing.file_modes import follow_umask
+from ..publishing.provenance import versions
 from .config import TrainConfig
 from .data.batches import BatchPlan
 from .durable import DELETED, delete_folder, replace_link, sync_folder, sync_tree
@@ -177,8 +176,7 @@ def write_options(folder: Path, config: TrainConfig) -> None:
     """Write the options of a run and the versions it uses."""
     config.save(folder / "config.yaml")
     packages = ("torch", "timm", "accelerate", "datasets", "alignmix-timm")
-    versions = {name: importlib.metadata.version(name) for name in packages} | {"python": platform.python_version()}
-    (folder / "versions.json").write_text(json.dumps(versions, indent=2))
+    (folder / "versions.json").write_text(json.dumps(versions(packages), indent=2))
 
 
 def _linked_best(run: Path) -> dict[str, float]:
