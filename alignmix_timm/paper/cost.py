@@ -1,6 +1,7 @@
 """Parameters, and the time of a training step as a multiple of one without mixing (Table 1b)."""
 
 import functools
+import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from ..mixers import AlignMixup, Mixer
 from ..points import unannounced
 from ..training.build import build_model, wrap_model
 from ..training.config import TrainConfig
+from .locks import holding
 from .methods import ALIGNMENT, METHODS, normalised
 from .numbers import paper_tables
 from .results import Line, append_line, find, read_lines
@@ -32,12 +34,20 @@ def measure_cost(configs: Path, folder: Path) -> None:
     Args:
         configs: See :func:`.scales.cell`.
         folder: Of the results.
+
+    Raises:
+        ValueError: another process measures here at the moment.
     """
     sizes = ON_CPU if _device().type == "cpu" else ON_GPU
-    config = {"measure": "cost", "model": MODEL, "size": SIZE, **sizes, "hardware": hardware()}
+    methods = [key for key in paper_tables()["table1b"].rows if not METHODS[key].missing]
+    config = {"measure": "cost", "model": MODEL, "size": SIZE, **sizes, "hardware": hardware(), "methods": methods}
     run = {"scale": "cost", "config": config, "seed": 0}
-    if find(read_lines(folder), run) is None:
-        append_line(folder / "cost.jsonl", finished(run, functools.partial(_measure, configs)))
+    lock = folder / "locks" / f"cost-{platform.node()}.lock"
+    with holding(lock) as mine:
+        if not mine:
+            raise ValueError(f"another process measures steps here, by {lock}: call it again when it is done.")
+        if find(read_lines(folder), run) is None:
+            append_line(folder / "cost.jsonl", finished(run, functools.partial(_measure, configs)))
 
 
 def on_gpu(line: Line) -> bool:
@@ -78,7 +88,7 @@ def _measure(configs: Path, run: Line) -> dict[str, Any]:
     """Milliseconds of a step, and ratio to no mixing, by method; those that do not run are left out."""
     config = run["config"]
     makers, by_mode = {}, dict[str, dict[str, tuple[Wrapped, Mixer]]]()
-    for key in paper_tables()["table1b"].rows:
+    for key in config["methods"]:
         options = normalised(METHODS[key].options, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
         if _decodes(options):
             by_mode[key] = _each_mode(key, configs)

@@ -16,7 +16,7 @@ from .show import markdown
 
 ROWS = {"none": "baseline", "mixup": "input"}  # of Table 1b, where it calls a mixer otherwise
 AUTOENCODER = 688 / 418  # the paper's, where ours was not measured
-LEAST = 10.0  # milliseconds of any step, however small the network: 2,000 of a narrow PreActResNet-18 took 21 s
+LEAST = 11.5  # milliseconds of any step, however small the network: recipes/results/assignments.jsonl, 2,000 in 23 s
 IMAGES = {
     "cifar10": 50_000,
     "cifar100": 50_000,
@@ -32,7 +32,7 @@ GPUS = (1, 4, 8)
 def hours(run: Line, measured: Line) -> float:
     """Estimated hours of a run of the paper's scale on one GPU: its steps, without data loading and evaluation.
 
-    A step costs as much as one of ResNet-50 on the same number of multiply-adds, but 10 ms at least.
+    A step costs as much as one of ResNet-50 on the same number of multiply-adds, but 11.5 ms at least.
 
     Args:
         run: Its config.
@@ -82,7 +82,11 @@ def hours_text(configs: Path, lines: Sequence[Line]) -> list[str]:
         rows.append(_row(name, list(own.values()), measured))
     rows.append(_row("all, shared runs once", list(every.values()), measured))
     of = measured["config"]["hardware"]
-    return markdown(["table", "runs", *(f"{count} {of}{'s' * (count > 1)}, hours" for count in GPUS)], rows)
+    text = markdown(["table", "runs", *(f"{count} {of}{'s' * (count > 1)}, hours" for count in GPUS)], rows)
+    borrowed = "Cutout's steps count as those without mixing"
+    if "alignmix_ae" not in measured["result"]:
+        borrowed += f", those with an autoencoder as {AUTOENCODER:.2f} times as long, the paper's ratio"
+    return [*text, f"{borrowed}: they were not measured there."]
 
 
 def _row(name: str, trained: Sequence[Line], measured: Line) -> list[str]:

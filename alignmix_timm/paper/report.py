@@ -93,10 +93,12 @@ def _verdict(kind: str, found: Sequence[Claim]) -> str:
     elif 2 * unclear > tested:
         word = "can mostly be neither seen nor ruled out"
     else:
-        word = "shows in some measures and is contradicted in others"
+        words = ("shows in some measures", shows), ("is contradicted in some", opposite)
+        word = " and ".join(text for text, count in words if count)
+    lies, holds = ("lies" if shows == 1 else "lie"), ("holds" if unclear == 1 else "hold")
     return (
-        f"{KINDS[kind]}: the paper's claim {word}. Of {tested} intervals {shows} lie on the paper's side of zero, "
-        f"{opposite} on the other side, and {unclear} hold zero."
+        f"{KINDS[kind]}: the paper's claim {word}. Of {tested} intervals {shows} {lies} on the paper's side of zero, "
+        f"{opposite} on the other side, and {unclear} {holds} zero."
     )
 
 
