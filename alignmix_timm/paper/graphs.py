@@ -30,7 +30,7 @@ class Losses:
             assert loss is not None
             return loss
         inputs = pixels, labels, *(value.to(pixels.device) for value in (params.lam, params.perm))
-        way = params.mixer, params.mode, params.layer, params.aligned
+        way = params.mixer, params.mode, params.layer, params.aligned, pixels.shape
         if way not in self._graphs:
             self._graphs[way] = _captured(self.model, params, inputs)
         captured: Tensor = self._graphs[way](*inputs)
