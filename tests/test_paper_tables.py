@@ -417,6 +417,33 @@ def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
         assert not is_dead(lock)
 
 
+def test_a_process_of_another_boot_or_container_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+    """Though its host has the same name; locks of before, which say no more, are read as they were."""
+    lock = tmp_path / "one.lock"
+    with holding(lock):
+        owner = {**json.loads(lock.read_text()), "process": 2**22 + 1}  # more than Linux gives
+    assert owner.keys() - {"host", "process", "token"}
+    for another in ({"boot": "another"}, {"process_namespace": "another"}):
+        lock.write_text(json.dumps(owner | another))
+        assert not is_dead(lock)
+        with holding(lock) as taken:
+            assert not taken
+    for same in (owner, {"host": owner["host"], "process": owner["process"]}):
+        lock.write_text(json.dumps(same))
+        assert is_dead(lock)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1]", '"a"', "{}", '{"host": "a"}', '{"host', "\xff"])
+def test_a_lock_that_says_nothing_expires(tmp_path: Path, text: str) -> None:
+    lock = tmp_path / "one.lock"
+    lock.write_bytes(text.encode("latin-1"))
+    assert not is_dead(lock)
+    os.utime(lock, (0, 0))
+    with holding(lock) as taken:
+        assert taken
+        lock.write_bytes(text.encode("latin-1"))
+
+
 @pytest.mark.parametrize(("age", "dead"), [(locks.EXPIRY / 2, False), (2 * locks.EXPIRY, True)])
 def test_a_lock_of_another_machine_expires(tmp_path: Path, age: float, dead: bool) -> None:
     lock = tmp_path / "one.lock"
