@@ -297,7 +297,13 @@ def test_figure_4_is_drawn_of_all_seeds(tmp_path: Path) -> None:
     lines = [line(row, seed, ece=1.0) for row in ("baseline", "alignmix") for seed in range(2)]
     for one in lines:
         one["result"]["bins"] = bins
+    lines.append({**line("cutmix", 0), "result": {}})
     assert save_figure4("small", CONFIGS, lines, tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError, match=r"results must be a folder to which figure4 can be written, got .*/file'.*copy"
+    ):
+        save_figure4("small", CONFIGS, lines, tmp_path / "file" / "figure.png")
 
 
 def killed_in_the_second(run: dict[str, Any]) -> dict[str, Any]:
