@@ -285,8 +285,19 @@ def test_hours_follow_from_the_steps_that_were_measured_on_a_gpu() -> None:
 
 def test_files_that_hold_no_runs_may_lie_beside_the_results(tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text('{"arm": "none", "seed": 0}\n[1]\n3\n')
-    (tmp_path / "small.jsonl").write_text('{"scale": "small", "config": {}, "seed": 0}\n')
-    assert len(read_lines(tmp_path)) == 1
+    run = {"scale": "small", "config": {"data": "cifar100"}, "seed": 0, "result": {}}
+    no_runs = [{**run, "config": {}}, {**run, "result": 1}, {**run, "seed": [0]}, {**run, "scale": None}]
+    no_runs += [{key: run[key] for key in run if key != left_out} for left_out in run]
+    (tmp_path / "small.jsonl").write_text("\n".join(map(json.dumps, [*no_runs, run])))
+    assert read_lines(tmp_path) == [run]
+    append_line(tmp_path / "small.jsonl", {**run, "seed": 1}, once=True)
+    assert len(read_lines(tmp_path)) == 2
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "small.jsonl").write_bytes(b'{"scale": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"small\.jsonl cannot be read as lines of JSON: 'utf-8' codec.*Repair it"):
+        read_lines(tmp_path)
 
 
 @pytest.mark.slow
