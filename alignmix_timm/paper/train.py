@@ -73,7 +73,7 @@ class Train:
             elif name in self.given:
                 options = full.training_config(run, data, self.folder)
                 with _given("data", name, data):
-                    list(find_source(options).names)
+                    list(find_source(options).names)  # finds out whether it can be reached, and reads no images
             if detects(run):
                 for outlier, place in self.outliers.items():
                     with _given("outliers", outlier, place):
