@@ -288,8 +288,19 @@ def test_hours_follow_from_the_steps_that_were_measured_on_a_gpu() -> None:
 
 def test_files_that_hold_no_runs_may_lie_beside_the_results(tmp_path: Path) -> None:
     (tmp_path / "other.jsonl").write_text('{"arm": "none", "seed": 0}\n[1]\n3\n')
-    (tmp_path / "small.jsonl").write_text('{"scale": "small", "config": {}, "seed": 0}\n')
-    assert len(read_lines(tmp_path)) == 1
+    run = {"scale": "small", "config": {"data": "cifar100"}, "seed": 0, "result": {}}
+    no_runs = [{**run, "config": {}}, {**run, "result": 1}, {**run, "seed": [0]}, {**run, "scale": None}]
+    no_runs += [{key: run[key] for key in run if key != left_out} for left_out in run]
+    (tmp_path / "small.jsonl").write_text("\n".join(map(json.dumps, [*no_runs, run])))
+    assert read_lines(tmp_path) == [run]
+    append_line(tmp_path / "small.jsonl", {**run, "seed": 1}, once=True)
+    assert len(read_lines(tmp_path)) == 2
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "small.jsonl").write_bytes(b'{"scale": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"small\.jsonl cannot be read as lines of JSON: 'utf-8' codec.*Repair it"):
+        read_lines(tmp_path)
 
 
 @pytest.mark.slow
@@ -300,7 +311,13 @@ def test_figure_4_is_drawn_of_all_seeds(tmp_path: Path) -> None:
     lines = [line(row, seed, ece=1.0) for row in ("baseline", "alignmix") for seed in range(2)]
     for one in lines:
         one["result"]["bins"] = bins
+    lines.append({**line("cutmix", 0), "result": {}})
     assert save_figure4("small", CONFIGS, lines, tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        ValueError, match=r"results must be a folder to which figure4 can be written, got .*/file'.*copy"
+    ):
+        save_figure4("small", CONFIGS, lines, tmp_path / "file" / "figure.png")
 
 
 def killed_in_the_second(run: dict[str, Any]) -> dict[str, Any]:
@@ -418,6 +435,33 @@ def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
     with holding(lock) as taken:
         assert taken
         assert not is_dead(lock)
+
+
+def test_a_process_of_another_boot_or_container_is_not_taken_for_a_dead_one(tmp_path: Path) -> None:
+    """Though its host has the same name; locks of before, which say no more, are read as they were."""
+    lock = tmp_path / "one.lock"
+    with holding(lock):
+        owner = {**json.loads(lock.read_text()), "process": 2**22 + 1}  # more than Linux gives
+    assert owner.keys() - {"host", "process", "token"}
+    for another in ({"boot": "another"}, {"process_namespace": "another"}):
+        lock.write_text(json.dumps(owner | another))
+        assert not is_dead(lock)
+        with holding(lock) as taken:
+            assert not taken
+    for same in (owner, {"host": owner["host"], "process": owner["process"]}):
+        lock.write_text(json.dumps(same))
+        assert is_dead(lock)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[1]", '"a"', "{}", '{"host": "a"}', '{"host', "\xff"])
+def test_a_lock_that_says_nothing_expires(tmp_path: Path, text: str) -> None:
+    lock = tmp_path / "one.lock"
+    lock.write_bytes(text.encode("latin-1"))
+    assert not is_dead(lock)
+    os.utime(lock, (0, 0))
+    with holding(lock) as taken:
+        assert taken
+        lock.write_bytes(text.encode("latin-1"))
 
 
 @pytest.mark.parametrize(("age", "dead"), [(locks.EXPIRY / 2, False), (2 * locks.EXPIRY, True)])

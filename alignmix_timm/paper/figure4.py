@@ -21,19 +21,25 @@ def save_figure4(scale: Scale, configs: Path, lines: Sequence[Line], path: Path)
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: no run to draw.
+        ValueError: no run to draw; the picture cannot be written.
     """
     table = paper_tables()["table7"]
     models: dict[str, Any] = {}
     for row, column, aligned in cells(table):
         method = method_of(table, row, aligned)
         config = cell(scale, column, method, configs)
-        bins = [line["result"]["bins"] for line in lines if line["config"] == config]
+        bins = [line["result"]["bins"] for line in lines if line["config"] == config and "bins" in line["result"]]
         if bins:
             models[method.label] = {name: _summed([one[name] for one in bins]) for name in bins[0]}
     if not models:
         raise ValueError("figure4 needs the runs of table7, and there is none: call table7 without --print-only.")
-    save_figure(reliability_diagrams(models), path)
+    try:
+        save_figure(reliability_diagrams(models), path)
+    except OSError as error:
+        raise ValueError(
+            f"results must be a folder to which figure4 can be written, got {str(path.parent)!r}: {error}. Change its "
+            "permissions, or pass --results a copy of it."
+        ) from error
     return path
 
 

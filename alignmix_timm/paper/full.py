@@ -7,6 +7,7 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 
+from ..evaluation.box_files import read_box_files
 from ..evaluation.pixel_model import PixelModel
 from ..training.config import TrainConfig
 from ..training.journal import read_journal
@@ -44,11 +45,7 @@ def train(
     Raises:
         ValueError, FloatingPointError, OSError, SystemExit: as the training.
     """
-    if run["config"]["data"] in LOCALIZED and boxes is None:
-        raise ValueError(
-            "boxes must be given for cub, whose runs are measured by localization, got none: pass --boxes with the "
-            "folder metadata/CUB/test of wsolevaluation."
-        )
+    check_boxes(run, boxes)
     config = training_config(run, data, folder)
     output = Path(config.output)
     if not (output / "model").exists():
@@ -68,6 +65,25 @@ def train(
     trained.hooks.detach()
     model = PixelModel(trained.net, trained.data["mean"], trained.data["std"]).to(device)
     return found | measure_all(model, test, outlier_sets(outliers, side, device), ATTACKED)
+
+
+def check_boxes(run: Line, boxes: Path | None) -> None:
+    """See that a run that is to be localized has boxes, before it is trained.
+
+    Raises:
+        ValueError: there are none, or they cannot be read.
+    """
+    if run["config"]["data"] not in LOCALIZED:
+        return
+    if boxes is None:
+        raise ValueError(
+            "boxes must be given for cub, whose runs are measured by localization, got none: pass --boxes with the "
+            "folder metadata/CUB/test of wsolevaluation."
+        )
+    try:
+        read_box_files(boxes)
+    except ValueError as error:
+        raise ValueError(f"boxes must be a folder of the boxes of cub, got {str(boxes)!r}: {error}") from error
 
 
 def train_alone(config: TrainConfig) -> None:

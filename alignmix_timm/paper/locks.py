@@ -1,11 +1,12 @@
 """Who works on what: one lock file for each run, in a folder that processes and machines share.
 
-A lock is made by an exclusive create, and belongs to its maker as long as he touches it. One whose process died on this
-machine, or that nobody touched for minutes, is taken away. Its owner may only have slept: he leaves alone what is
+A lock is made by an exclusive create, and belongs to its maker as long as he touches it. One whose process died where
+this one runs, or that nobody touched for minutes, is taken away. Its owner may only have slept: he leaves alone what is
 another's by then, and goes on with his run. So a run may be done twice, also where two take the same dead lock away at
 the same moment; the line that is written first is its only one.
 """
 
+import functools
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 HEARTBEAT, EXPIRY = 20.0, 300.0  # seconds between touches, and without one until a lock counts as dead
@@ -42,15 +44,15 @@ def holding(lock: Path) -> Iterator[bool]:
 
 
 def is_dead(lock: Path) -> bool:
-    """Whether the owner of a lock is gone: his process, if it was on this machine, or his touches."""
+    """Whether the owner of a lock is gone: his process, if it can be seen from here, or his touches."""
     try:
         age = _now(lock.parent) - lock.stat().st_mtime
-        owner = json.loads(lock.read_text())
+        owner = _owner(lock)
     except FileNotFoundError:
         return False
-    except ValueError:  # not written yet, or never
-        return age > EXPIRY
-    return age > EXPIRY or (owner["host"] == socket.gethostname() and not _runs(owner["process"]))
+    process, place = owner.get("process"), {name: owner[name] for name in owner if name not in ("process", "token")}
+    seen = "host" in place and place.items() <= _place().items()
+    return age > EXPIRY or (seen and isinstance(process, int) and not _runs(process))
 
 
 def _take(lock: Path, token: str) -> bool:
@@ -64,7 +66,7 @@ def _take(lock: Path, token: str) -> bool:
             _bury(lock)
             continue
         with os.fdopen(descriptor, "w") as file:
-            json.dump({"host": socket.gethostname(), "process": os.getpid(), "token": token}, file)
+            json.dump({**_place(), "process": os.getpid(), "token": token}, file)
         return True
     return False
 
@@ -84,10 +86,32 @@ def _bury(lock: Path) -> None:
 
 def _is_held(lock: Path, token: str) -> bool:
     """Whether the lock is still the one that was taken with this token."""
+    with suppress(FileNotFoundError):
+        return _owner(lock).get("token") == token
+    return False
+
+
+def _owner(lock: Path) -> dict[str, Any]:
+    """What a lock says of its owner; nothing where it is not written yet, or never was.
+
+    Raises:
+        FileNotFoundError: there is no such lock.
+    """
     try:
-        return json.loads(lock.read_text()).get("token") == token
-    except (FileNotFoundError, ValueError):  # a new owner has not written his yet
-        return False
+        owner = json.loads(lock.read_text())
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+@functools.cache
+def _place() -> dict[str, str]:
+    """Where a process has the number that is seen from here; containers and machines may share the name of a host."""
+    place = {"host": socket.gethostname()}
+    with suppress(OSError):  # Linux has both
+        place["boot"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        place["process_namespace"] = os.readlink("/proc/self/ns/pid")
+    return place
 
 
 def _touch(lock: Path, token: str, stop: threading.Event) -> None:
@@ -110,7 +134,7 @@ def _now(folder: Path) -> float:
 def _runs(process: int) -> bool:
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass

@@ -38,19 +38,24 @@ def outlier_pixels(data: str, side: int, crop: bool) -> Tensor:
         [N, 3, side, side] uint8, at most 10,000.
 
     Raises:
-        ValueError: the data cannot be loaded; an image that is cropped is too small.
+        ValueError: the data cannot be loaded, or have no rows; an image cannot be read, or is too small to be cropped.
     """
     source = find_source(TrainConfig(data=data))
     split = source.find("test") or next(iter(source.names))
     rows = source.load(split)
     column = find_image(rows.features, None).name
+    if not len(rows):
+        raise ValueError(f"outliers must have images, split {split!r} of {data!r} has none.")
     rows = rows.select(range(min(MOST, len(rows)))).cast_column(column, datasets.Image(decode=False))
     return torch.stack(list(_squares(rows[column], side, crop, data)))
 
 
 def _squares(values: Iterable, side: int, crop: bool, data: str) -> Iterable[Tensor]:
     for row, value in enumerate(values):
-        pixels = v2.functional.pil_to_tensor(read_image(value, "RGB"))
+        try:
+            pixels = v2.functional.pil_to_tensor(read_image(value, "RGB"))
+        except OSError as error:
+            raise ValueError(f"the image of row {row} of {data!r} cannot be read: {error}.") from error
         if not crop:
             pixels = v2.functional.resize(pixels, [side])  # bilinear, with antialiasing
         elif min(pixels.shape[1:]) < side:

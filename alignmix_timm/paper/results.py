@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 Line = dict[str, Any]
@@ -16,17 +17,25 @@ def read_lines(folder: Path) -> list[Line]:
     found: dict[str, Line] = {}
     for file in sorted(folder.glob("*.jsonl")):
         for line in read_file(file):
-            if isinstance(line, dict) and line.keys() >= set(
-                _IDENTITY
-            ):  # of a run; other files of JSON lines may lie there too
+            if _is_finished(line):  # other files of JSON lines may lie there too
                 found.setdefault(identity(line), line)
     return list(found.values())
 
 
 def read_file(file: Path) -> list[Line]:
-    """The lines of a file, none if there is no file; one that a kill left unfinished is not one."""
+    """The lines of a file, none if there is no file; one that a kill left unfinished is not one.
+
+    Raises:
+        ValueError: the file cannot be read, or is no text.
+    """
+    try:
+        texts = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} cannot be read as lines of JSON: {error}. Repair it, or move it elsewhere."
+        ) from error
     lines = []
-    for text in file.read_text().splitlines() if file.exists() else ():
+    for text in texts:
         try:
             lines.append(json.loads(text))
         except ValueError:
@@ -45,6 +54,30 @@ def find(lines: Iterable[Line], run: Line) -> Line | None:
     return next((line for line in lines if identity(line) == sought), None)
 
 
+def missing(runs: Iterable[Line], lines: Iterable[Line]) -> list[Line]:
+    """The runs that are not done."""
+    done = {identity(line) for line in lines}
+    return [run for run in runs if identity(run) not in done]
+
+
+def check_writable(folder: Path, names: Iterable[str]) -> None:
+    """See that the files of these names, and locks, can be written in the folder of the results, which is made.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    try:
+        (folder / "locks").mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder / "locks").close()
+        for name in names:
+            (folder / name).open("ab").close()
+    except OSError as error:
+        raise ValueError(
+            f"results must be a folder to which finished runs can be written, got {str(folder)!r}: {error}. Change its "
+            "permissions, or pass --results another folder."
+        ) from error
+
+
 def append_line(file: Path, line: Line, once: bool = False) -> None:
     """Write a line at the end of the file, after what a kill left of an unfinished one, and bring it to disk.
 
@@ -53,7 +86,7 @@ def append_line(file: Path, line: Line, once: bool = False) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("ab+") as lines:
         fcntl.flock(lines, fcntl.LOCK_EX)
-        if once and find(read_file(file), line) is not None:
+        if once and find(filter(_is_finished, read_file(file)), line) is not None:
             return
         end = lines.seek(0, os.SEEK_END)
         if end:
@@ -63,6 +96,15 @@ def append_line(file: Path, line: Line, once: bool = False) -> None:
         lines.write(json.dumps(line).encode() + b"\n")
         lines.flush()
         os.fsync(lines.fileno())
+
+
+def _is_finished(line: Any) -> bool:
+    """Whether this is the line of a run, with its result."""
+    if not isinstance(line, dict) or not line.keys() >= {*_IDENTITY, "result"}:
+        return False
+    kinds = {"scale": str, "config": dict, "seed": int, "result": dict}
+    of_kind = all(isinstance(line[name], kind) for name, kind in kinds.items())
+    return of_kind and not {"data", "measure"}.isdisjoint(line["config"])
 
 
 def value(line: Line, measure: str) -> float | None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ..publishing.provenance import processor_name, versions
-from .locks import holding
-from .results import Line, append_line, find, identity, read_lines
+from .locks import EXPIRY, holding
+from .results import Line, append_line, check_writable, find, identity, missing, read_lines
 
 Train = Callable[[Line], dict[str, Any]]
 WAIT = 10.0  # seconds between looks at the runs of others
@@ -24,7 +24,7 @@ def work(runs: Sequence[Line], train: Train, folder: Path) -> list[Line]:
     """Do what is missing of these runs, in their order; what others do at the moment is waited for.
 
     Killed at any time, it does the rest when it is called again: a run is done when its line is written, and nothing
-    else is kept here.
+    else is kept here. A run that diverges is left out, and stops no other; it, too, is tried by the next call.
 
     Args:
         runs: Scale, config and seed of each.
@@ -32,20 +32,53 @@ def work(runs: Sequence[Line], train: Train, folder: Path) -> list[Line]:
         folder: Of the results; a file for each scale, and ``locks``.
 
     Returns:
-        The lines of the runs, in their order.
+        The lines of the runs, in their order; a run that diverged has none.
+
+    Raises:
+        ValueError: nothing can be written to the folder.
     """
-    while missing := [run for run in runs if find(read_lines(folder), run) is None]:
-        did = False
-        for run in missing:
-            with holding(folder / "locks" / f"{_name(run)}.lock") as mine:
-                if mine and find(read_lines(folder), run) is None:
-                    append_line(folder / f"{run['scale']}.jsonl", finished(run, train), once=True)
-                    did = True
-                    print(progress(runs, read_lines(folder), run), flush=True)
-        if not did:
+    diverged, told = list[Line](), False
+    if left := missing(runs, read_lines(folder)):
+        check_writable(folder, {f"{run['scale']}.jsonl" for run in left})
+    while left:
+        held = []
+        for run in left:
+            lock = folder / "locks" / f"{_name(run)}.lock"
+            with holding(lock) as mine:
+                if not mine:
+                    held.append((run, lock))
+                elif find(read_lines(folder), run) is None:
+                    others = [one for one in runs if one not in diverged]
+                    diverged += [] if _done(run, train, folder, others) else [run]
+        if len(held) == len(left):
+            if not told:
+                print(_waiting(held), flush=True)
+            told = True
             time.sleep(WAIT)
+        left = [run for run in missing(runs, read_lines(folder)) if run not in diverged]
     lines = read_lines(folder)
     return [line for run in runs if (line := find(lines, run)) is not None]
+
+
+def _done(run: Line, train: Train, folder: Path, runs: Sequence[Line]) -> bool:
+    """Do a run, write its line, and say how far the runs are; whether it has a result, and did not diverge."""
+    try:
+        line = finished(run, train)
+    except FloatingPointError as error:
+        print(f"{describe(run)}: no result. {error}", flush=True)
+        return False
+    append_line(folder / f"{run['scale']}.jsonl", line, once=True)
+    print(progress(runs, read_lines(folder), run), flush=True)
+    return True
+
+
+def _waiting(held: Sequence[tuple[Line, Path]]) -> str:
+    """What is waited for, in one line."""
+    (run, lock), more = held[0], len(held) - 1
+    return (
+        f"waiting for {describe(run)}{f' and {more} more' if more else ''}, on which another process works: it holds "
+        f"{lock}, which is taken over once nobody has touched it for {EXPIRY / 60:g} minutes."
+    )
 
 
 def progress(runs: Sequence[Line], lines: Sequence[Line], last: Line) -> str:

@@ -69,12 +69,19 @@ def rows(data: str, classes: int, per_class: int) -> tuple[Images, Images]:
     """The first training images and all test images of the classes kept, which are evenly spread over all.
 
     Raises:
-        ValueError: the data cannot be loaded, or have fewer classes.
+        ValueError: the data cannot be loaded, or have fewer classes, or fewer training images of one.
     """
     splits = load_splits(TrainConfig(data=data))
     if classes > len(splits.names):
         raise ValueError(f"data must have at least {classes} classes, {data!r} has {len(splits.names)}.")
     kept = [number * len(splits.names) // classes for number in range(classes)]
+    counts = np.bincount(np.asarray(splits.train[splits.label]), minlength=len(splits.names))[kept]
+    if counts.min() < per_class:
+        few = splits.names[kept[int(counts.argmin())]]
+        raise ValueError(
+            f"data must have at least {per_class} training images of each class, {data!r} has {counts.min()} of "
+            f"{few!r}."
+        )
     training, test = (
         _first(part, splits.image, splits.label, kept, count)
         for part, count in ((splits.train, per_class), (splits.test, None))
