@@ -11,15 +11,18 @@ command.
 """
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from paired import print_rows
-from tables import measured
 
 from alignmix_timm.mixers import MIXERS
 from alignmix_timm.training.config import TrainConfig, parse_config
+from alignmix_timm.training.journal import read_journal
+from alignmix_timm.training.main import run
+from alignmix_timm.training.option_changes import changes
 
 MEASURES = {"error": "error %", "ece": "ECE %", "loss": "loss"}
 COMPARED = {f"{title} - none": (name, "none") for name, title in MEASURES.items()}
@@ -44,6 +47,23 @@ def train(config: TrainConfig, mixer: str, seed: int) -> dict[str, Any]:
     output = f"{config.output}/{mixer}-{seed}"
     found = measured(replace(config, mixers=[mixer], mixer_args=own, seed=seed, output=output, resume="auto"))
     return {"arm": mixer, "seed": seed, "error": 100 - found["top1"], "ece": found["ece"], "loss": found["loss"]}
+
+
+def measured(config: TrainConfig) -> dict[str, float]:
+    """The last evaluation of a run; it is trained if it was not, and goes on where it was stopped.
+
+    Raises:
+        SystemExit: the run was made with other options, or cannot be made.
+    """
+    output = Path(config.output)
+    if (output / "last").exists() and (other := changes(config, output / "last")):
+        sys.exit(f"error: {output} holds a run of other options: {', '.join(other.values())}. Choose another --output.")
+    try:
+        if not (output / "model").exists():
+            run(config)
+    except (ValueError, FloatingPointError, OSError) as error:
+        sys.exit(f"error: {output}: {error}")
+    return [record for record in read_journal(output / "metrics.jsonl") if record["kind"] == "eval"][-1]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ The default place is marked with a star. Runs are saved as they end, and not rep
 import argparse
 import itertools
 import json
+import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,6 @@ import timm
 import torch
 from accelerate.utils import set_seed
 from quickstart import EMBEDDED, measure, predict
-from tables import spread
 from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader
 
@@ -93,6 +94,11 @@ def run(
     seconds = (time.perf_counter() - start) / args.epochs
     found = measure(*predict(model.detach(), test, torch.device("cpu")))
     return {"error %": 100 - found["top-1 %"], "ECE %": found["ECE %"], "loss": found["loss"], "s/epoch": seconds}
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation."""
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
