@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from alignmix_timm.evaluation.student import estimate
 from alignmix_timm.paper.results import append_line, read_file
+from alignmix_timm.training.parsing import at_least
 
 Setting = dict[str, Any]
 Train = Callable[[Setting], dict[str, float]]
@@ -40,28 +41,24 @@ def add_run_options(
         results: The default file of the finished runs.
     """
     parser.add_argument("--arms", nargs="+", choices=arms, default=list(arms))
-    parser.add_argument("--seeds", type=_number(int, 0), nargs="+", default=list(range(12)))
+    parser.add_argument("--seeds", type=at_least(0), nargs="+", default=list(range(12)))
     for name, default in numbers.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=_number(type(default), 1), default=default)
-    parser.add_argument("--processes", type=_number(int, 1), default=1, help="each trains one run at a time")
+        kind: Callable[[str], float] = at_least(1) if isinstance(default, int) else _positive
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default)
+    parser.add_argument("--processes", type=at_least(1), default=1, help="each trains one run at a time")
     parser.add_argument("--results", type=Path, default=results)
     parser.add_argument("--table", action="store_true", help="print the tables of the results, train nothing")
 
 
-def _number(kind: type, least: int) -> Callable[[str], float]:
-    """The type of an option: an integer of at least this, or a float above 0."""
-
-    def parsed(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        rule, fits = ("> 0", value > 0) if kind is float else (f"an integer >= {least}", value >= least)
-        if not fits or value == math.inf:
-            raise argparse.ArgumentTypeError(f"must be {rule}, got {text!r}")
-        return float(value) if kind is float else int(value)
-
-    return parsed
+def _positive(text: str) -> float:
+    """The type of an option that is a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be > 0, got {text!r}")
+    return value
 
 
 def settings_of(args: argparse.Namespace, names: Iterable[str]) -> list[Setting]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..nearest import nearest
 from ..training.errors import told_in_a_sentence
+from ..training.parsing import at_least
 from .cost import cost_text, measure_cost
 from .figure4 import save_figure4
 from .numbers import PaperTable, paper_tables
@@ -126,12 +127,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _seeds(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer >= 1, got {text!r}")
-    return int(text)
-
-
 def _named(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not equals or not path:
@@ -163,6 +158,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--boxes", type=Path, help="of cub: metadata/CUB/test of wsolevaluation, for table4")
     parser.add_argument("--results", type=Path, default=Path("recipes/results/tables"), help="default %(default)s")
     parser.add_argument("--configs", type=Path, default=Path("recipes/configs"), help="default %(default)s")
-    parser.add_argument("--seeds", type=_seeds, help="of every method; default those of the scale")
+    parser.add_argument("--seeds", type=at_least(1), help="of every method; default those of the scale")
     parser.add_argument("--print-only", action="store_true", help="train nothing")
     return parser

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..publishing.evaluation import EVALUATION, evaluation_folder
 from ..training.data.loaders import share_of_cores
 from ..training.errors import told_in_a_sentence
 from ..training.launch import start_processes
-from ..training.parsing import OneLineParser
+from ..training.parsing import OneLineParser, at_least
 from .context import Context, full_precision
 from .data import Data, load_data
 from .labels import class_indices
@@ -183,17 +183,6 @@ def _default_folder(subject: Subject, name: str) -> Path:
     return Path(re.sub(r"[^\w.-]+", "_", name.removeprefix("hf-hub:")) + "-evaluation")
 
 
-def _at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that is an integer of at least this."""
-
-    def parsed(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
-        return int(text)
-
-    return parsed
-
-
 def _parser() -> OneLineParser:
     width = max(len(part.name) for part in PARTS)
     parts = "\n".join(f"    {part.name:<{width}}  {part.help}" for part in PARTS)
@@ -216,14 +205,14 @@ def _parser() -> OneLineParser:
     data.add_argument(
         "--by-number", action="store_true", help="match labels to the model's classes by number, not by name"
     )
-    data.add_argument("--rows", type=_at_least(1), metavar="N", help="this many rows, drawn at random by the seed")
+    data.add_argument("--rows", type=at_least(1), metavar="N", help="this many rows, drawn at random by the seed")
     run = parser.add_argument_group("run")
     run.add_argument("--out", type=Path, help="folder of the results; default: MODEL-evaluation, beside a model folder")
     run.add_argument("--overwrite", action="store_true", help="begin anew, whatever results are in OUT")
-    run.add_argument("--seed", type=_at_least(0), default=0, help="of all that is drawn; default 0")
-    run.add_argument("--batch-size", type=_at_least(1), default=64, help="images at once in each process; default 64")
+    run.add_argument("--seed", type=at_least(0), default=0, help="of all that is drawn; default 0")
+    run.add_argument("--batch-size", type=at_least(1), default=64, help="images at once in each process; default 64")
     run.add_argument(
-        "--workers", type=_at_least(0), help="data workers of each process; default its share of the CPU cores"
+        "--workers", type=at_least(0), help="data workers of each process; default its share of the CPU cores"
     )
     for part in PARTS:
         part.add_options(parser.add_argument_group(part.name))
