@@ -16,7 +16,7 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, add_run_options, paired_parser, print_rows, settings_of, studies, train_all
+from paired import Setting, add_run_options, paired_parser, print_studies, settings_of, train_all
 from torch import nn
 
 import alignmix_timm
@@ -54,7 +54,7 @@ def main() -> None:
     with told_in_a_sentence():
         if not args.table:
             train_all(settings_of(args, STUDY), functools.partial(train, args.data), args.results, args.processes)
-        print_tables(read_file(args.results))
+        print_studies(read_file(args.results), STUDY, ARMS, MEASURES, COMPARED)
 
 
 def build(setting: Setting, classes: int) -> nn.Module:
@@ -84,13 +84,6 @@ def train(data: str, setting: Setting) -> dict[str, Any]:
     )
     seconds = fit(model, optimizer, AlignMixup(modes=MODES[setting["modes"]]), train_set, setting)
     return {**measure(model.detach(), test), "seconds": seconds, "device": device_name()}
-
-
-def print_tables(runs: list[Setting]) -> None:
-    """For each study: means, and differences to mixing in place and to the controls."""
-    for study, alike in studies(runs, STUDY):
-        print(f"\n{', '.join(f'{name} {value}' for name, value in study.items())}")
-        print_rows(alike, ARMS, MEASURES, COMPARED)
 
 
 def parse_args() -> argparse.Namespace:

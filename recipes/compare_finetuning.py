@@ -14,7 +14,7 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, add_run_options, paired_parser, print_rows, settings_of, studies, train_all
+from paired import Setting, add_run_options, paired_parser, print_studies, settings_of, train_all
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer
@@ -53,9 +53,7 @@ def main() -> None:
         if not args.table:
             run = functools.partial(train, args.data, args.weights)
             train_all(settings_of(args, STUDY), run, args.results, args.processes)
-        for study, alike in studies(read_file(args.results), STUDY):
-            print(f"\n{', '.join(f'{name} {value}' for name, value in study.items())}")
-            print_rows(alike, ARMS, MEASURES, COMPARED)
+        print_studies(read_file(args.results), STUDY, ARMS, MEASURES, COMPARED)
 
 
 def train(data: str, weights: str | None, setting: Setting) -> dict[str, Any]:

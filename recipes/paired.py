@@ -161,3 +161,16 @@ def print_rows(
                 for name, base in compared.values()
             ]
             print(f"| {' | '.join(cells)} |")
+
+
+def print_studies(
+    runs: Iterable[Any],
+    names: Sequence[str],
+    arms: Iterable[str],
+    measures: Mapping[str, str],
+    compared: Mapping[str, tuple[str, str]],
+) -> None:
+    """Print what the runs of each study have in common, by these names, and their table: see :func:`print_rows`."""
+    for study, alike in studies(runs, names):
+        print(f"\n{', '.join(f'{name} {value}' for name, value in study.items())}")
+        print_rows(alike, arms, measures, compared)
