@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from launcher import ENVIRONMENT, ROOT, launcher
+from launcher import ENVIRONMENT, ROOT, free_port, launcher
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -89,6 +89,42 @@ def test_a_data_worker_that_died_is_told(end: Callable[[], None], capsys: pytest
     how = r"(is killed by signal: (Killed|Terminated)|exited unexpectedly)"  # torch sees one or the other
     told = rf"error: a data worker died: DataLoader worker \(.*\) {how}.*\. .*try fewer --workers\. .*\n"
     assert re.fullmatch(told, capsys.readouterr().err)
+
+
+COLLECTIVES = {
+    "all_reduce": "dist.all_reduce(torch.ones(2))",
+    "broadcast": "dist.broadcast(torch.ones(2), 1)",
+    "barrier": "dist.barrier()",
+    "gather_object": "dist.gather_object(1, [None, None])",
+    "ddp": "DistributedDataParallel(torch.nn.Linear(2, 2))(torch.ones(1, 2)).sum().backward()",
+}
+PEERS = """
+import os, signal, sys, torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+from alignmix_timm.training import errors
+errors._TO_BE_ENDED = 0.1
+with errors.told_in_a_sentence():
+    dist.init_process_group("gloo")
+    dist.barrier()
+    if dist.get_rank():
+        {ending}
+    {collective}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(3)"])
+@pytest.mark.parametrize("collective", COLLECTIVES)
+def test_a_process_that_lost_another_tells_it_without_a_traceback(collective: str, ending: str) -> None:
+    line = [sys.executable, "-c", PEERS.format(ending=ending, collective=COLLECTIVES[collective])]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(line, env=ENVIRONMENT | address | {"RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    told, of_other = (process.communicate(timeout=60)[1] for process in processes)
+    assert (processes[0].returncode, of_other) == (1, "")
+    assert re.fullmatch(r"error: another process of the run ended: .*\.\n", told), told
 
 
 @pytest.fixture(scope="module")

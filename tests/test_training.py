@@ -356,6 +356,7 @@ def test_an_error_in_another_process_is_told(data: str, tmp_path: Path) -> None:
     assert re.search(r"^error( in process 1)?: .*image of row 5 cannot be read", output, re.MULTILINE), output[-3000:]
     report = output[output.index("Root Cause") :].strip().splitlines()
     assert re.search(r"traceback : error( in process 1)?: .*image of row 5 cannot be read", report[-2]), report
+    assert not re.search(r"\[rank\d\]", output)  # as torch begins the lines of a traceback: there is nothing to trace
 
 
 def test_the_end_of_a_launcher_saves_and_ends_the_run(data: str, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """How a program ends that cannot go on: with one sentence, the last of its words on the screen, and no traceback.
 
 Under ``accelerate launch --quiet`` in one process the launcher adds nothing. In several processes it prints a report,
-in which the sentence stands.
+in which the sentence stands; those that lost the one that failed say nothing beside it.
 """
 
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -19,11 +20,13 @@ import torch
 from ..params import process_index
 
 _PATIENCE = 3.0  # seconds
+_TO_BE_ENDED = 10.0  # seconds: a launcher ends the processes of a run within two of the end of one
+_PEER_ENDED = re.compile("(closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)  # gloo, NCCL
 
 
 @contextlib.contextmanager
 def told_in_a_sentence() -> Iterator[None]:
-    """Turn errors of options, data, numbers and files, a dead data worker, and Ctrl-C, into a sentence and a status.
+    """Turn wrong options, data, numbers and files, the death of a process, and Ctrl-C, into a sentence and a status.
 
     Raises:
         SystemExit: 1 after an error, 130 after Ctrl-C.
@@ -33,9 +36,12 @@ def told_in_a_sentence() -> Iterator[None]:
     except (ValueError, FloatingPointError, OSError) as error:
         end(f"error{_process()}: {_reason(error)}", 1)
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
-            raise
-        end(f"error{_process()}: {_of_dead_worker(error)}", 1)
+        if str(error).startswith("DataLoader worker (pid"):
+            end(f"error{_process()}: {_of_dead_worker(error)}", 1)
+        if _PEER_ENDED.search(str(error)):
+            time.sleep(_TO_BE_ENDED)  # by the launcher, whose report names the process that ended first
+            end(f"error{_process()}: another process of the run ended: {_one_line(error)}.", 1)
+        raise
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # nothing is left that a second one could stop
         outlive_launcher()
@@ -78,8 +84,11 @@ def _reason(error: Exception) -> str:
 
 def _of_dead_worker(error: RuntimeError) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, RuntimeError) else error  # the cause names the signal
-    reason = " ".join(str(cause).split()).rstrip(".")
     return (
-        f"a data worker died: {reason}. The machine may be short of memory: try fewer --workers. A training run goes "
-        "on from its last checkpoint with --resume auto."
+        f"a data worker died: {_one_line(cause)}. The machine may be short of memory: try fewer --workers. A training "
+        "run goes on from its last checkpoint with --resume auto."
     )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")
