@@ -26,6 +26,7 @@ from alignmix_timm.paper.results import read_file
 from alignmix_timm.params import Mode
 from alignmix_timm.points import unannounced
 from alignmix_timm.training.errors import told_in_a_sentence
+from alignmix_timm.training.parsing import at_least
 
 RESULTS = Path(__file__).parent / "results" / "assignments.jsonl"
 ARMS: dict[str, dict[str, Any]] = {
@@ -40,7 +41,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 MODES: dict[str, list[Mode]] = {"A": ["feat"], "xAe": ["input", "embed", "feat", "feat_swap"]}
 NUMBERS = {"width": 16, "epochs": 20, "images_per_class": 100, "batch_size": 100, "lr": 0.1}
-STUDY = ("data", "head", "modes", *NUMBERS)  # what the runs of one table have in common
+STUDY = ("data", "classes", "head", "modes", *NUMBERS)  # what the runs of one table have in common
 COMPARED = {
     "error - none": ("error", "none"),
     "error - shuffled": ("error", "shuffled"),
@@ -74,7 +75,7 @@ def build(setting: Setting, classes: int) -> nn.Module:
 
 def train(data: str, setting: Setting) -> dict[str, Any]:
     """Train one network and measure it."""
-    train_set, test, classes = images(data, 32, setting["images_per_class"])
+    train_set, test, classes = images(data, 32, setting["images_per_class"], classes=setting["classes"])
     torch.manual_seed(setting["seed"])
     net = build(setting, classes).to(test.pixels.device)
     with unannounced():
@@ -88,6 +89,7 @@ def train(data: str, setting: Setting) -> dict[str, Any]:
 
 def parse_args() -> argparse.Namespace:
     parser = paired_parser(__doc__)
+    parser.add_argument("--classes", type=at_least(2), help="that many, spread evenly over all; default all")
     parser.add_argument("--head", choices=("flatten", "pool"), default="flatten")
     parser.add_argument("--modes", choices=MODES, default="A", help="A alone, or image, A and embedding in turns")
     add_run_options(parser, ARMS, NUMBERS, RESULTS)

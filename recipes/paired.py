@@ -172,5 +172,5 @@ def print_studies(
 ) -> None:
     """Print what the runs of each study have in common, by these names, and their table: see :func:`print_rows`."""
     for study, alike in studies(runs, names):
-        print(f"\n{', '.join(f'{name} {value}' for name, value in study.items())}")
+        print(f"\n{', '.join(f'{name} {value}' for name, value in study.items() if value is not None)}")
         print_rows(alike, arms, measures, compared)

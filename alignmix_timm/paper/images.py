@@ -67,6 +67,46 @@ def load(
     return train, test, splits.names
 
 
+def of_classes(
+    path: str, size: int, per_class: int, test_per_class: int | None = None, classes: int | None = None
+) -> tuple[Images, Images, int]:
+    """The first images of each class, of all classes or of that many, spread evenly over all and numbered anew.
+
+    Args:
+        path: Name or folder of the dataset.
+        size: Side of the images.
+        per_class: Training images of each class.
+        test_per_class: At most that many test images of each class; None is all.
+        classes: None is all.
+
+    Returns:
+        Training images, test images, the number of classes.
+
+    Raises:
+        ValueError: the data cannot be loaded, or have fewer classes, or fewer training images of one.
+    """
+    splits = load_splits(TrainConfig(data=path))
+    total = len(splits.names)
+    count = total if classes is None else classes
+    if count > total:
+        raise ValueError(f"data must have at least {count} classes, {path!r} has {total}.")
+    kept = [number * total // count for number in range(count)]
+    found = np.bincount(np.asarray(splits.train[splits.label]), minlength=total)[kept]
+    if found.min() < per_class:
+        few = splits.names[kept[int(found.argmin())]]
+        raise ValueError(
+            f"data must have at least {per_class} training images of each class, {path!r} has {found.min()} of {few!r}."
+        )
+
+    def first(part: datasets.Dataset, each: int | None) -> Images:
+        some = part.select(first_rows(part[splits.label], kept, each))
+        chosen = decoded(some, splits.image, splits.label, size)
+        chosen.labels = torch.from_numpy(np.searchsorted(kept, chosen.labels.numpy()))
+        return chosen
+
+    return first(splits.train, per_class), first(splits.test, test_per_class), count
+
+
 def decoded(rows: datasets.Dataset, image: str, label: str, size: int) -> Images:
     """Rows with these columns of images and labels; OSError becomes ValueError, which names the row."""
     pixels = []

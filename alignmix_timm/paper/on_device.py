@@ -15,22 +15,19 @@ from ..model import AlignMixModel
 from ..params import Place
 from ..seeds import Stream, generator
 from .graphs import Losses
-from .images import Images, first_rows, load
+from .images import Images, of_classes
 
 MEASURES = {"error": "error %", "nll": "NLL", "ece": "ECE %"}
 
 
 @functools.cache
-def images(data: str, size: int, train_per_class: int, test_per_class: int | None = None) -> tuple[Images, Images, int]:
-    """The first training and test images of each class, and the number of classes."""
-    train, test, names = load(data, size)
-    return _first(train, train_per_class), _first(test, test_per_class), len(names)
-
-
-def _first(data: Images, per_class: int | None) -> Images:
-    labels = data.labels.tolist()
-    rows = torch.from_numpy(first_rows(labels, set(labels), per_class))
-    return Images(data.pixels[rows].to(_device()), data.labels[rows].to(_device()))
+def images(
+    data: str, size: int, per_class: int, test_per_class: int | None = None, classes: int | None = None
+) -> tuple[Images, Images, int]:
+    """Images of some or all classes, on the device: see :func:`.images.of_classes`."""
+    *parts, count = of_classes(data, size, per_class, test_per_class, classes)
+    training, test = (Images(part.pixels.to(_device()), part.labels.to(_device())) for part in parts)
+    return training, test, count
 
 
 def _device() -> torch.device:

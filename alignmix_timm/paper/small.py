@@ -4,8 +4,6 @@ import functools
 from dataclasses import fields
 from typing import Any
 
-import datasets
-import numpy as np
 import torch
 
 from ..evaluation.pixel_model import PixelModel
@@ -13,9 +11,8 @@ from ..points import unannounced
 from ..seeds import Stream, seed_all
 from ..training.build import build_model, wrap_model
 from ..training.config import TrainConfig
-from ..training.data.splits import load_splits
 from ..training.mixing import build_mixer
-from .images import Images, decoded, first_rows
+from .images import Images, of_classes
 from .measures import measure_all
 from .on_device import fit
 from .outliers import outlier_sets
@@ -66,31 +63,6 @@ def train(run: Line, data: str, outliers: dict[str, str] | None) -> dict[str, An
 
 @functools.cache
 def rows(data: str, classes: int, per_class: int) -> tuple[Images, Images]:
-    """The first training images and all test images of the classes kept, which are evenly spread over all.
-
-    Raises:
-        ValueError: the data cannot be loaded, or have fewer classes, or fewer training images of one.
-    """
-    splits = load_splits(TrainConfig(data=data))
-    if classes > len(splits.names):
-        raise ValueError(f"data must have at least {classes} classes, {data!r} has {len(splits.names)}.")
-    kept = [number * len(splits.names) // classes for number in range(classes)]
-    counts = np.bincount(np.asarray(splits.train[splits.label]), minlength=len(splits.names))[kept]
-    if counts.min() < per_class:
-        few = splits.names[kept[int(counts.argmin())]]
-        raise ValueError(
-            f"data must have at least {per_class} training images of each class, {data!r} has {counts.min()} of "
-            f"{few!r}."
-        )
-    training, test = (
-        _first(part, splits.image, splits.label, kept, count)
-        for part, count in ((splits.train, per_class), (splits.test, None))
-    )
+    """The first training images and all test images of the classes kept: see :func:`.images.of_classes`."""
+    training, test, _ = of_classes(data, SIDE, per_class, classes=classes)
     return training, test
-
-
-def _first(part: datasets.Dataset, image: str, label: str, classes: list[int], count: int | None) -> Images:
-    """The first images of each class, with classes numbered anew, in the order of the dataset."""
-    found = decoded(part.select(first_rows(part[label], classes, count)), image, label, SIDE)
-    found.labels = torch.from_numpy(np.searchsorted(classes, found.labels.numpy()))
-    return found
