@@ -247,6 +247,7 @@ def test_a_timm_loop_may_compile_after_attaching() -> None:
         assert torch.allclose(*outputs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_variational_encoder_has_one_graph_for_each_action() -> None:
     torch.manual_seed(0)
     options = dict(backbone="preact_resnet18", img_size=32, embed_dim=16, backbone_args={"width": 4})

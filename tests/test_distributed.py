@@ -22,7 +22,7 @@ WITHOUT_PARTNERS = ("cutout", "comixup")
     ("kind", "modes"),
     [
         ("ddp", MIXERS),
-        ("fsdp", MIXERS),
+        pytest.param("fsdp", MIXERS, marks=pytest.mark.slow),
         pytest.param("alignmix_ae", CLEAN, marks=pytest.mark.slow),
         ("alignmix_vae", CLEAN),
         # In a network without batch norm, whose running statistics the saliency would follow.

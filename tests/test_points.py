@@ -314,6 +314,7 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert all(torch.equal(state[key], value) for key, value in net.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_table_of_support_is_a_command() -> None:
     command = [sys.executable, "-m", "alignmix_timm.points", "test_resnet", "crossvit_9_240"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -31,7 +31,8 @@ def launch(folder: Path, *args: object, processes: int = 1, expect: int = 0, opt
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
 def test_quickstart(tmp_path: Path, processes: int) -> None:
     (tmp_path / "quickstart").mkdir()
     (tmp_path / "quickstart" / "alignment.png").write_text("of a former run")

@@ -379,7 +379,10 @@ def test_errors_of_set_up_are_one_line(data: str, tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(("number", "processes"), [(signal.SIGUSR1, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(
+    ("number", "processes"),
+    [(signal.SIGINT, 1), (signal.SIGTERM, 2), pytest.param(signal.SIGUSR1, 1, marks=pytest.mark.slow)],
+)
 def test_a_signal_saves_and_ends_the_run(data: str, tmp_path: Path, number: int, processes: int) -> None:
     line = command(Path(data), tmp_path, processes, epochs=500, checkpoint_every=10_000, eval_every=500)
     process = launch(line)
