@@ -1,7 +1,6 @@
 """The runs behind the paper's tables: the settings of every cell at the paper's scale, and a run of the small one."""
 
 import json
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,9 @@ from alignmix_timm.evaluation.boxes import score_map
 from alignmix_timm.evaluation.localization import localization, overlap
 from alignmix_timm.evaluation.pixel_model import PixelModel
 from alignmix_timm.mixers import AlignMixup, NoMixing
-from alignmix_timm.paper import full, on_device, small
+from alignmix_timm.paper import full, small
 from alignmix_timm.paper.command import DATA
-from alignmix_timm.paper.images import Images, first_rows
+from alignmix_timm.paper.images import Images
 from alignmix_timm.paper.measures import measure_all
 from alignmix_timm.paper.methods import METHODS
 from alignmix_timm.paper.numbers import paper_tables
@@ -175,25 +174,6 @@ def test_small_rows_are_the_first_of_classes_spread_over_all() -> None:
     assert training.labels.bincount().tolist() == [3] * 5
     assert set(test.labels.tolist()) == set(range(5))
     assert training.pixels.shape == (15, 3, 32, 32)
-
-
-@pytest.mark.parametrize("count", [None, 0, 1, 4, 100])
-def test_the_first_images_of_each_class_are_those_that_one_finds_going_through_them(count: int | None) -> None:
-    """On random labels, of all classes and of some, by number and as images on the device."""
-    rng = np.random.default_rng(0)
-    for classes in ([0, 1, 2, 3, 4], [1, 4], [3]):
-        labels = rng.integers(0, 5, 60).tolist()
-        seen, expected = Counter[int](), []
-        for row, label in enumerate(labels):
-            seen[label] += 1
-            if label in classes and (count is None or seen[label] <= count):
-                expected.append(row)
-        assert first_rows(labels, classes, count).tolist() == expected
-        if len(classes) == 5:
-            pixels = torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1)
-            found = on_device._first(Images(pixels, torch.tensor(labels)), count)
-            assert found.pixels.flatten().tolist() == expected
-            assert found.labels.tolist() == [labels[row] for row in expected]
 
 
 LINES = [
