@@ -209,15 +209,6 @@ def test_without_labels_the_map_is_that_of_the_predicted_class(
     assert "The data have no labels: each map is that of the predicted class." in capsys.readouterr().out
 
 
-def test_without_scipy_the_part_says_what_to_install(
-    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "scipy", None)
-    line = ("--data", data, "--out", tmp_path / "out", "--suite", "localization", "--localization-boxes", "boxes")
-    assert "needs scipy: pip install 'alignmix-timm[localization]'" in refused(capsys, model, *line)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(
     model: Path, data: Path, expected: dict[str, float], tmp_path: Path

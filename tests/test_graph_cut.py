@@ -5,7 +5,6 @@ python tests/test_graph_cut.py    # prints the energies of alpha-beta swaps, whe
 
 import itertools
 import statistics
-import sys
 import time
 
 import numpy as np
@@ -112,18 +111,6 @@ def test_a_batch_is_cut_in_half_a_second() -> None:
     cut, product = statistics.median(cuts), statistics.median(products)
     print(f"cut {1000 * cut:.0f} ms, {cut / product:.1f} products of 1024 x 1024 matrices of {1000 * product:.0f} ms")
     assert cut < 0.5
-
-
-def test_without_scipy_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    from alignmix_timm.mixers import PuzzleMix, make_mixer
-
-    for name in [name for name in sys.modules if name.startswith("scipy.sparse.csgraph")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "scipy.sparse.csgraph", None)
-    with pytest.raises(ImportError, match=r"graph cuts need scipy: pip install 'alignmix-timm\[graphcut\]'"):
-        PuzzleMix()
-    with pytest.raises(ValueError, match=r"puzzlemix: graph cuts need scipy: pip install"):
-        make_mixer("puzzlemix")
 
 
 if __name__ == "__main__":

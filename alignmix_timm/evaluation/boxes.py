@@ -6,6 +6,7 @@ weakly supervised localization (Choe et al., 2020, https://arxiv.org/abs/2001.07
 
 import numpy as np
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 _SLACK = 1.0  # pixels by which annotations that count from 1, or that were rounded, reach beyond the image
@@ -34,14 +35,7 @@ def largest_box(scores: np.ndarray, threshold: float) -> np.ndarray:
     Returns:
         As of :func:`~alignmix_timm.evaluation.level_boxes.level_boxes`: zeros where no position is above the threshold.
         Of contours with equal area the last in reading order.
-
-    Raises:
-        ImportError: scipy is not installed.
     """
-    try:
-        from scipy import ndimage
-    except ImportError as error:
-        raise ImportError("localization needs scipy: pip install 'alignmix-timm[localization]'.") from error
     levels = np.floor(255 * scores)
     parts, _ = ndimage.label(levels > int(threshold * levels.max()), np.ones((3, 3)))
     best, largest = np.zeros(4, np.int64), -1.0

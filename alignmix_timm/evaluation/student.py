@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from scipy import stats
+
 
 class Estimate(NamedTuple):
     """A mean of ``size`` values, with half of its 95 % interval, None of a single value."""
@@ -24,17 +26,11 @@ class Estimate(NamedTuple):
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean; None of no values.
-
-    Raises:
-        ImportError: scipy is not installed.
-    """
+    """The mean; None of no values."""
     if not values:
         return None
     mean, count = statistics.mean(values), len(values)
     if count == 1:
         return Estimate(mean, None, 1)
-    from scipy import stats
-
     half = float(stats.t.ppf(0.975, count - 1)) * statistics.stdev(values) / count**0.5
     return Estimate(mean, half, count)

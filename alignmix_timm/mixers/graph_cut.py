@@ -9,14 +9,6 @@ _UNCUT = 2**29
 MOST = 2**26  # of a cost, so that no capacity overflows
 
 
-def check_scipy() -> None:
-    """Raise ImportError, with what to do, where scipy is not installed."""
-    try:
-        import scipy.sparse.csgraph  # noqa: F401
-    except ImportError as error:
-        raise ImportError("graph cuts need scipy: pip install 'alignmix-timm[graphcut]'.") from error
-
-
 def best_labels(unary: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
     """The labels in {0, 1, 2} of the cells of each grid that minimise its energy.
 
@@ -31,11 +23,7 @@ def best_labels(unary: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.nd
 
     Returns:
         [B, R, C] int64.
-
-    Raises:
-        ImportError: scipy is not installed.
     """
-    check_scipy()
     step = max(_CELLS // unary[0, ..., 0].size, 1)
     parts = [slice(first, first + step) for first in range(0, len(unary), step)]
     return np.concatenate([_cut(unary[part], down[part], right[part]) for part in parts])
@@ -47,7 +35,7 @@ def _cut(unary: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
     Each cell is two nodes: on the side of the source, the first says that its label is at least 1, the second that it
     is 2. All capacities are four times the costs, which makes them whole numbers.
     """
-    from scipy.sparse import coo_array
+    from scipy.sparse import coo_array  # here, for it takes long to import
     from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
     cells = np.arange(unary[..., 0].size).reshape(unary.shape[:-1])

@@ -19,7 +19,7 @@ from ..seeds import Stream, generator
 from .block_energy import block_shares, energy_terms, seams
 from .block_transport import assign_blocks, move_blocks, transport_cost
 from .contract import HookedNetwork, Mixed
-from .graph_cut import best_labels, check_scipy
+from .graph_cut import best_labels
 from .pairs import PairMixer
 
 MOST_BLOCKS = 64  # on a side: more would overflow
@@ -85,7 +85,6 @@ class PuzzleMix(PairMixer):
 
     Raises:
         ValueError: an option outside its range.
-        ImportError: scipy is not installed.
     """
 
     name: ClassVar[str] = "puzzlemix"
@@ -102,7 +101,6 @@ class PuzzleMix(PairMixer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_scipy()
         if not isinstance(self.blocks, list | tuple) or not self.blocks or not all(map(_is_count, self.blocks)):
             raise ValueError(f"blocks must be a list of whole numbers in [2, {MOST_BLOCKS}], got {self.blocks!r}.")
         for name in ("beta", "eta", "transport_eps"):

@@ -68,9 +68,8 @@ class Localization(Part):
             return few
         try:
             check_columns(context)
-            _, maps = _maps(context, _whole_images(context)[0][None].to(context.device))
-            largest_box(maps[0, 0].cpu().numpy(), THRESHOLD)
-        except (ImportError, ValueError) as error:
+            _maps(context, _whole_images(context)[0][None].to(context.device))
+        except ValueError as error:
             return str(error)
         return None
 
