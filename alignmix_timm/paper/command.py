@@ -1,12 +1,14 @@
 """``python -m alignmix_timm.paper TABLE``: a table of the paper, its numbers beside those of the runs of a scale."""
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..nearest import nearest
 from ..training.errors import told_in_a_sentence
+from ..training.launch import launched_processes
 from ..training.parsing import at_least
 from .cost import cost_text, measure_cost
 from .figure4 import save_figure4
@@ -48,10 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _do(args: argparse.Namespace) -> None:
     """All that is asked for; what the runs will read is read before the first is trained."""
+    if (together := launched_processes(os.environ)) > 1:
+        raise ValueError(
+            f"each process trains runs of its own, got {together} that were launched to train one together. Start "
+            "one for each GPU by itself, with CUDA_VISIBLE_DEVICES=0, 1 and so on and the same --results."
+        )
     trained = [name for name in args.what if name != "report" and not args.print_only]
     wanted = {name: runs(args.scale, _table(name), args.configs, args.seeds) for name in trained}
     train, diverged = Train(args.data, args.outliers, args.boxes, args.results / "runs"), list[Line]()
-    train.check(missing([run for each in wanted.values() for run in each], read_lines(args.results)))
+    lines = read_lines(args.results)
+    train.check(missing([run for each in wanted.values() for run in each], lines), lines)
     for name in args.what:
         if name in wanted:
             diverged += _train(name, [run for run in wanted[name] if run not in diverged], train, args)

@@ -3,6 +3,7 @@
 import functools
 import platform
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,8 @@ from ..training.config import TrainConfig
 from .locks import holding
 from .methods import ALIGNMENT, METHODS, normalised
 from .numbers import paper_tables
-from .results import Line, append_line, find, read_lines
-from .runner import finished, hardware
+from .results import Line, append_line, check_writable, find, read_lines
+from .runner import WAIT, finished, hardware
 from .scales import cell
 from .show import markdown
 from .step_time import CLASSES, Wrapped, ratio, step_seconds
@@ -35,19 +36,23 @@ def measure_cost(configs: Path, folder: Path) -> None:
         configs: See :func:`.scales.cell`.
         folder: Of the results.
 
-    Raises:
-        ValueError: another process measures here at the moment.
+    Another process that measures here is waited for: both would measure less than the machine can.
     """
     sizes = ON_CPU if _device().type == "cpu" else ON_GPU
     methods = [key for key in paper_tables()["table1b"].rows if not METHODS[key].missing]
     config = {"measure": "cost", "model": MODEL, "size": SIZE, **sizes, "hardware": hardware(), "methods": methods}
     run = {"scale": "cost", "config": config, "seed": 0}
-    lock = folder / "locks" / f"cost-{platform.node()}.lock"
-    with holding(lock) as mine:
+    lock, told = folder / "locks" / f"cost-{platform.node()}.lock", False
+    while find(read_lines(folder), run) is None:
+        with holding(lock) as mine:
+            if mine and find(read_lines(folder), run) is None:
+                check_writable(folder, ["cost.jsonl"])
+                append_line(folder / "cost.jsonl", finished(run, functools.partial(_measure, configs)))
         if not mine:
-            raise ValueError(f"another process measures steps here, by {lock}: call it again when it is done.")
-        if find(read_lines(folder), run) is None:
-            append_line(folder / "cost.jsonl", finished(run, functools.partial(_measure, configs)))
+            if not told:
+                print(f"waiting for another process, which measures steps here: it holds {lock}.", flush=True)
+            told = True
+            time.sleep(WAIT)
 
 
 def on_gpu(line: Line) -> bool:
@@ -56,8 +61,9 @@ def on_gpu(line: Line) -> bool:
 
 
 def cost_text(configs: Path, lines: Sequence[Line]) -> list[str]:
-    """Table 1b's parameters and times as Markdown: the paper's, and those of each hardware that was measured."""
-    measured = [line for line in lines if line["scale"] == "cost"]
+    """Table 1b's parameters and times as Markdown: the paper's, and the last ones of each hardware."""
+    costs = [line for line in lines if line["scale"] == "cost"]
+    measured = {(line["config"]["hardware"], line["config"]["batch_size"]): line for line in costs}.values()
     header = ["method", "parameters, M: paper", "ours", "RTX 2080 Ti: paper, ms", "ratio to no mixing"]
     for line in measured:
         config = line["config"]

@@ -1,13 +1,17 @@
 """How long the paper's scale would take, estimated from measured times of a step."""
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..training.build import build_model
+from ..training.config import TrainConfig
+from ..training.data.transforms import data_config
 from .cost import on_gpu
 from .numbers import paper_tables
 from .results import Line, identity
@@ -25,8 +29,9 @@ IMAGES = {
     "imagenet100": 1_281_167,
     "cub": 5_994,
 }
-SIDES = {"tiny_imagenet": 64, "imagenet300": 224, "imagenet100": 224, "cub": 224}
 GPUS = (1, 4, 8)
+NETWORK = ("model", "model_args", "embedding", "embed_dim", "grid", "img_size")  # the options that make it
+CLASSES = 1000  # of the last layer, a small part of the work
 
 
 def hours(run: Line, measured: Line) -> float:
@@ -38,24 +43,29 @@ def hours(run: Line, measured: Line) -> float:
         run: Its config.
         measured: The line of Table 1b of this GPU.
     """
-    config, times = run["config"], measured["result"]
+    config, of, times = run["config"], measured["config"], measured["result"]
     mixer = config["mixers"][0]
     if config.get("method", "alignmix") == "alignmix":
         ratio = times.get(ROWS.get(mixer, mixer), {"ratio": 1.0})["ratio"]
     else:
         ratio = times.get("alignmix_ae", {"ratio": AUTOENCODER})["ratio"]
-    work = flops(config["model"], SIDES.get(config["data"], 32)) * config["batch_size"]
-    known = flops(measured["config"]["model"], measured["config"]["size"]) * measured["config"]["batch_size"]
+    work = flops(config) * config["batch_size"]
+    known = flops({"model": of["model"], "img_size": of["size"]}) * of["batch_size"]
     step = max(times["baseline"]["milliseconds"] * work / known, LEAST) * ratio
     return config["epochs"] * (IMAGES[config["data"]] / config["batch_size"]) * step / 3.6e6
 
 
+def flops(config: dict[str, Any]) -> int:
+    """Of one image in the forward pass of the network of a run; nothing is computed."""
+    return _flops(json.dumps({name: config[name] for name in NETWORK if name in config}))
+
+
 @functools.cache
-def flops(model: str, side: int) -> int:
-    """Of one image in the forward pass; nothing is computed."""
+def _flops(options: str) -> int:
+    config = TrainConfig(**json.loads(options))
     with torch.device("meta"):
-        net = timm.create_model(model).eval()
-        images = torch.empty(1, 3, side, side)
+        net = build_model(config, CLASSES).eval()
+        images = torch.empty(1, 3, *data_config(net, config)["input_size"][1:])
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(images)
     return counter.get_total_flops()

@@ -39,8 +39,9 @@ def holding(lock: Path) -> Iterator[bool]:
     finally:
         stop.set()
         beat.join()
-        if _is_held(lock, token):
-            lock.unlink(missing_ok=True)
+        with suppress(OSError):
+            if _is_held(lock, token):
+                lock.unlink()
 
 
 def is_dead(lock: Path) -> bool:
@@ -116,8 +117,8 @@ def _place() -> dict[str, str]:
 
 def _touch(lock: Path, token: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT):
-        if _is_held(lock, token):
-            with suppress(FileNotFoundError):
+        with suppress(OSError):  # a shared folder may fail for a moment
+            if _is_held(lock, token):
                 os.utime(lock)
 
 

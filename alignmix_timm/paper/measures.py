@@ -25,6 +25,9 @@ def measure_all(
             uniform and Gaussian noise as there are test images, at most 10,000, come on top. None detects nothing.
         attacked: Number of test images that FGSM and PGD attack, evenly spread over all.
         seed: Of the noise, the same for all networks that are compared.
+
+    Raises:
+        FloatingPointError: a logit is NaN or infinite, where nothing attacks.
     """
     logits = _logits(model, test.pixels)
     rows = calibration.row_scores(logits, test.labels)
@@ -62,13 +65,20 @@ def _key(name: str) -> str:
 
 @torch.no_grad()
 def _logits(model: PixelModel, pixels: Tensor) -> Tensor:
-    return torch.cat([model(_unit(part)) for part in pixels.split(BATCH)]).float()
+    return _finite([model(_unit(part)) for part in pixels.split(BATCH)])
 
 
 @torch.no_grad()
 def _noise_logits(model: PixelModel, noise: Any, test: Images, seed: int) -> Tensor:
     rows = torch.arange(min(len(test), 10_000)).split(BATCH)
-    return torch.cat([model(noise(part.tolist(), test.size, seed).to(test.pixels.device)) for part in rows]).float()
+    return _finite([model(noise(part.tolist(), test.size, seed).to(test.pixels.device)) for part in rows])
+
+
+def _finite(parts: list[Tensor]) -> Tensor:
+    logits = torch.cat(parts).float()
+    if not logits.isfinite().all():
+        raise FloatingPointError("training diverged, the logits of the network are not finite.")
+    return logits
 
 
 def _unit(pixels: Tensor) -> Tensor:

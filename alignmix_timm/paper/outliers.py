@@ -19,10 +19,15 @@ MOST = 10_000  # images of a set, as in the paper
 def outlier_sets(
     places: dict[str, str] | None, side: int, device: torch.device | None = None
 ) -> dict[str, Tensor] | None:
-    """:func:`outlier_pixels` of each name or folder, cropped where the name of the set ends with ``crop``."""
+    """:func:`outlier_pixels` of each name or folder, by the name of the set."""
     if places is None:
         return None
-    return {name: outlier_pixels(path, side, name.endswith("crop")).to(device) for name, path in places.items()}
+    return {name: outlier_pixels(path, side, is_cropped(name)).to(device) for name, path in places.items()}
+
+
+def is_cropped(name: str) -> bool:
+    """Whether the images of a set are cropped, not resized."""
+    return name.endswith("crop")
 
 
 @functools.cache

@@ -12,11 +12,13 @@ from typing import Any
 import torch
 
 from ..publishing.provenance import processor_name, versions
+from ..training.run_folder import HeldError
 from .locks import EXPIRY, holding
 from .results import Line, append_line, check_writable, find, identity, missing, read_lines
 
 Train = Callable[[Line], dict[str, Any]]
 WAIT = 10.0  # seconds between looks at the runs of others
+_TAKEN_OVER = f"which is taken over once nobody has touched it for {EXPIRY / 60:g} minutes"
 PACKAGES = ("alignmix-timm", "torch", "timm", "torchvision", "numpy", "scipy")
 
 
@@ -46,10 +48,15 @@ def work(runs: Sequence[Line], train: Train, folder: Path) -> list[Line]:
             lock = folder / "locks" / f"{_name(run)}.lock"
             with holding(lock) as mine:
                 if not mine:
-                    held.append((run, lock))
+                    held.append((run, f"it holds {lock}, {_TAKEN_OVER}"))
                 elif find(read_lines(folder), run) is None:
-                    others = [one for one in runs if one not in diverged]
-                    diverged += [] if _done(run, train, folder, others) else [run]
+                    try:
+                        _do(run, train, folder, [one for one in runs if one not in diverged])
+                    except FloatingPointError as error:
+                        print(f"{describe(run)}: no result. {error}", flush=True)
+                        diverged.append(run)
+                    except HeldError as error:  # its owner slept past the lock
+                        held.append((run, f"process {error.process} trains it"))
         if len(held) == len(left):
             if not told:
                 print(_waiting(held), flush=True)
@@ -60,25 +67,16 @@ def work(runs: Sequence[Line], train: Train, folder: Path) -> list[Line]:
     return [line for run in runs if (line := find(lines, run)) is not None]
 
 
-def _done(run: Line, train: Train, folder: Path, runs: Sequence[Line]) -> bool:
-    """Do a run, write its line, and say how far the runs are; whether it has a result, and did not diverge."""
-    try:
-        line = finished(run, train)
-    except FloatingPointError as error:
-        print(f"{describe(run)}: no result. {error}", flush=True)
-        return False
-    append_line(folder / f"{run['scale']}.jsonl", line, once=True)
+def _do(run: Line, train: Train, folder: Path, runs: Sequence[Line]) -> None:
+    """Do a run, write its line, and say how far the runs are."""
+    append_line(folder / f"{run['scale']}.jsonl", finished(run, train), once=True)
     print(progress(runs, read_lines(folder), run), flush=True)
-    return True
 
 
-def _waiting(held: Sequence[tuple[Line, Path]]) -> str:
+def _waiting(held: Sequence[tuple[Line, str]]) -> str:
     """What is waited for, in one line."""
-    (run, lock), more = held[0], len(held) - 1
-    return (
-        f"waiting for {describe(run)}{f' and {more} more' if more else ''}, on which another process works: it holds "
-        f"{lock}, which is taken over once nobody has touched it for {EXPIRY / 60:g} minutes."
-    )
+    (run, by), more = held[0], len(held) - 1
+    return f"waiting for {describe(run)}{f' and {more} more' if more else ''}, on which another process works: {by}."
 
 
 def progress(runs: Sequence[Line], lines: Sequence[Line], last: Line) -> str:
@@ -138,8 +136,9 @@ def _name(run: Line) -> str:
 
 
 def _commit() -> str:
-    """Of the checkout that this file is in, with ``+`` where tracked files were changed; empty outside of one."""
+    """Of the checkout that tracks this file, with ``+`` where tracked files were changed; empty if there is none."""
     try:
+        _git("ls-files", "--error-unmatch", "paper/runner.py")  # not where it is only installed
         return _git("rev-parse", "HEAD")[:12] + ("+" if _git("status", "--porcelain", "-uno", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

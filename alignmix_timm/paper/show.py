@@ -7,9 +7,9 @@ from ..evaluation.student import Estimate
 from .compare import Compared, compared, difference
 from .numbers import PaperTable, gain
 from .results import Line
-from .scales import Scale, data_label, runs
+from .scales import Scale, data_label, method_of, runs
 
-DASH = "-"
+DASH, NOT_HERE = "-", "not at this scale"
 
 
 def table_text(table: PaperTable, scale: Scale, configs: Path, lines: Sequence[Line]) -> list[str]:
@@ -25,7 +25,7 @@ def table_text(table: PaperTable, scale: Scale, configs: Path, lines: Sequence[L
     if not columns:
         planned = bool(runs(scale, table, configs, seeds=1))
         return [*text, *_printed_alone(table, planned)]
-    text += _ablation(columns) if table.name == "table8" else [*_beside(scale, columns), *_gains(table, columns)]
+    text += _ablation(table, columns) if table.name == "table8" else [*_beside(scale, columns), *_gains(table, columns)]
     text += [] if table.name == "table8" else _differences(scale, columns)
     text += [f"{method}: {reason}." for method, reason in _not_run(columns).items()]
     return [*text, "", *(f"- {note}" for note in table.notes)]
@@ -105,14 +105,19 @@ def _against_best(one: Compared) -> str:
     return "" if one.minus_best is None else f"{counted(one.minus_best)}, {one.best}"
 
 
-def _ablation(columns: dict[str, list[Compared]]) -> list[str]:
+def _ablation(table: PaperTable, columns: dict[str, list[Compared]]) -> list[str]:
     """Table 8: unaligned and aligned, and their difference."""
+    pairs = {pair[0].method.label: pair for pair in zip(*columns.values(), strict=True)}
     rows = []
-    for unaligned, aligned in zip(*columns.values(), strict=True):
-        papers = [_number(one.printed) for one in (unaligned, aligned)]
+    for row, numbers in table.rows.items():
+        label, papers = method_of(table, row, aligned=True).label, [_number(number) for number in numbers]
+        if label not in pairs:
+            rows.append([label, papers[0], NOT_HERE, papers[1], NOT_HERE, ""])
+            continue
+        unaligned, aligned = pairs[label]
         ours = [DASH if one.printed is None else _ours(one) for one in (unaligned, aligned)]
         both = None if aligned.printed is None else difference(aligned.values, unaligned.values)
-        rows.append([unaligned.method.label, papers[0], ours[0], papers[1], ours[1], counted(both)])
+        rows.append([label, papers[0], ours[0], papers[1], ours[1], counted(both)])
     header = ["row", "unaligned: paper", "ours", "aligned: paper", "ours"]
     header += ["aligned - unaligned, seed by seed (seeds of both)"]
     return markdown(header, rows)

@@ -9,7 +9,7 @@ from ..evaluation.ood import NOISE
 from ..training.data.sources import find_source
 from . import full, small
 from .numbers import PaperTable
-from .outliers import outlier_sets
+from .outliers import is_cropped, outlier_pixels
 from .results import Line
 from .scales import CONFIGS, STANDS_FOR, Scale
 
@@ -59,17 +59,22 @@ class Train:
             return small.train(run, data, outliers)
         return full.train(run, data, outliers, self.folder, self.boxes)
 
-    def check(self, missing: Sequence[Line]) -> None:
+    def check(self, missing: Sequence[Line], lines: Sequence[Line]) -> None:
         """Read what these runs will read; of the paper's scale, whose data are large, only what options name.
 
+        Args:
+            missing: The runs to come.
+            lines: Of finished runs, with which they will be compared.
+
         Raises:
-            ValueError: it cannot be read; which option names it, and why.
+            ValueError: it cannot be read; which option names it, and why. Or finished runs were measured on others.
         """
         for name, run in {run["config"]["data"]: run for run in missing}.items():
             data, config = self._place(run), run["config"]
             if run["scale"] == "small":
                 with _given("data", name, data):
-                    small.rows(data, config["classes"], config["images_per_class"])
+                    _, test = small.rows(data, config["classes"], config["images_per_class"])
+                    _check_alike("test", len(test), run, lines)
             elif name in self.given:
                 options = full.training_config(run, data, self.folder)
                 with _given("data", name, data):
@@ -77,7 +82,8 @@ class Train:
             if detects(run):
                 for outlier, place in self.outliers.items():
                     with _given("outliers", outlier, place):
-                        outlier_sets({outlier: place}, small.SIDE)  # that of CIFAR-100 at both scales
+                        pixels = outlier_pixels(place, small.SIDE, is_cropped(outlier))  # at both scales CIFAR-100's
+                        _check_alike(outlier, len(pixels), run, lines)
             full.check_boxes(run, self.boxes)
 
     def _place(self, run: Line) -> str:
@@ -87,6 +93,18 @@ class Train:
         if not data:
             raise ValueError(f"data must name a folder for {name}, which is not on the Hub: pass --data {name}=PATH.")
         return data
+
+
+def _check_alike(images: str, count: int, run: Line, lines: Iterable[Line]) -> None:
+    """Raise ValueError where finished runs on the data of this one were measured on another number of these images."""
+    about = run["scale"], run["config"]["data"]
+    alike = (line["result"] for line in lines if (line["scale"], line["config"].get("data")) == about)
+    others = {counts[images] for result in alike if images in (counts := result.get("images", {}))} - {count}
+    if others:
+        raise ValueError(
+            f"there are {count:,} {images} images, and finished runs, to be compared with these, were measured on "
+            f"{' or '.join(f'{other:,}' for other in sorted(others))}: take the same images, or another --results"
+        )
 
 
 @contextlib.contextmanager

@@ -44,7 +44,7 @@ def start_processes(mixed_precision: str | None = None) -> Accelerator:
     """
     check_environment()
     accelerator = Accelerator(mixed_precision=mixed_precision)
-    launched = next((int(size) for name in _SIZES if (size := os.environ.get(name, "")).isdigit()), 1)
+    launched = launched_processes(os.environ)
     if launched != accelerator.num_processes:
         raise ValueError(
             f"{launched} processes were launched, and found {accelerator.num_processes}: each would train alone, in "
@@ -61,6 +61,11 @@ def start_processes(mixed_precision: str | None = None) -> Accelerator:
             f"For two, type: {_command(accelerator, '2')}"
         )
     return accelerator
+
+
+def launched_processes(environment: Mapping[str, str]) -> int:
+    """How many processes a launcher started together, as it tells each of them."""
+    return next((int(size) for name in _SIZES if (size := environment.get(name, "")).isdigit()), 1)
 
 
 def asked_for_several(environment: Mapping[str, str]) -> bool:

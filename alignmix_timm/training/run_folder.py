@@ -22,6 +22,16 @@ _WRITTEN = (
 )
 
 
+class HeldError(ValueError):
+    """The folder of a run is held by another process, whose number is ``process``."""
+
+    def __init__(self, folder: Path, process: str) -> None:
+        self.process = process
+        super().__init__(
+            f"the run in {folder} is held by process {process}: wait for it, stop it, or pass another --output."
+        )
+
+
 def make_folder(option: str, folder: Path) -> None:
     """Make the folder that an option names, for results and a model in ``model/``.
 
@@ -70,8 +80,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder of a run in its main process; the lock ends with the process, however it ends.
 
     Raises:
-        ValueError: it cannot be made; it holds files of somebody else; or another process holds it, such as one left
-            over from a launcher that was killed.
+        HeldError: another process holds it, such as one left over from a launcher that was killed.
+        ValueError: it cannot be made; or it holds files of somebody else.
     """
     if process_index():
         yield
@@ -83,10 +93,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise ValueError(
-                f"the run in {folder} is held by process {file.read().strip() or 'unknown'}: wait for it, stop it, or "
-                "pass another --output."
-            ) from None
+            raise HeldError(folder, file.read().strip() or "unknown") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
