@@ -16,13 +16,12 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, add_run_options, paired_parser, print_studies, settings_of, train_all
+from paired import Setting, add_run_options, finished_runs, paired_parser, print_studies, settings_of, train_all
 from torch import nn
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup
 from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, measure
-from alignmix_timm.paper.results import read_file
 from alignmix_timm.params import Mode
 from alignmix_timm.points import unannounced
 from alignmix_timm.training.errors import told_in_a_sentence
@@ -55,7 +54,7 @@ def main() -> None:
     with told_in_a_sentence():
         if not args.table:
             train_all(settings_of(args, STUDY), functools.partial(train, args.data), args.results, args.processes)
-        print_studies(read_file(args.results), STUDY, ARMS, MEASURES, COMPARED)
+        print_studies(finished_runs(args), STUDY, ARMS, MEASURES, COMPARED)
 
 
 def build(setting: Setting, classes: int) -> nn.Module:

@@ -1,10 +1,10 @@
 """Fine-tune a pretrained network on a few images of each class, with each way of mixing, in pairs.
 
-    python recipes/compare_finetuning.py --data path/or/name --model tf_efficientnet_lite0
+    python recipes/compare_finetuning.py --data path/or/name
     python recipes/compare_finetuning.py --table
 
-Weights are those of timm, or of a file: ``--weights FILE``. A pair shares rows, initial weights, order and
-augmentation. Finished runs are not trained again.
+The network is EfficientNet-Lite0, with the weights of timm, or of a file: ``--weights FILE``. A pair shares rows,
+initial weights, order and augmentation. Finished runs are not trained again.
 """
 
 import argparse
@@ -14,16 +14,16 @@ from typing import Any
 
 import timm
 import torch
-from paired import Setting, add_run_options, paired_parser, print_studies, settings_of, train_all
+from paired import Setting, add_run_options, finished_runs, paired_parser, print_studies, settings_of, train_all
 
 import alignmix_timm
 from alignmix_timm.mixers import AlignMixup, CutMix, InputMixup, ManifoldMixup, Mixer
 from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, measure
-from alignmix_timm.paper.results import read_file
 from alignmix_timm.points import unannounced
 from alignmix_timm.training.errors import told_in_a_sentence
 
 RESULTS = Path(__file__).parent / "results" / "finetuning.jsonl"
+MODEL = "tf_efficientnet_lite0"  # made for images of mean and standard deviation 0.5, as on_device feeds them
 SHARP = {"epsilon": 0.05}
 ARMS: dict[str, tuple[Mixer, dict[str, Any]]] = {
     "no mixing": (InputMixup(prob=0), {}),
@@ -53,7 +53,7 @@ def main() -> None:
         if not args.table:
             run = functools.partial(train, args.data, args.weights)
             train_all(settings_of(args, STUDY), run, args.results, args.processes)
-        print_studies(read_file(args.results), STUDY, ARMS, MEASURES, COMPARED)
+        print_studies(finished_runs(args), STUDY, ARMS, MEASURES, COMPARED)
 
 
 def train(data: str, weights: str | None, setting: Setting) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def train(data: str, weights: str | None, setting: Setting) -> dict[str, Any]:
 
 def parse_args() -> argparse.Namespace:
     parser = paired_parser(__doc__)
-    parser.add_argument("--model", default="tf_efficientnet_lite0")
+    parser.set_defaults(model=MODEL)
     parser.add_argument("--weights", metavar="FILE", help="pretrained weights; default those that timm downloads")
     add_run_options(parser, ARMS, NUMBERS, RESULTS)
     return parser.parse_args()

@@ -5,10 +5,13 @@ are taken seed by seed, with the 95 % interval of Student's t.
 """
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +64,19 @@ def _positive(text: str) -> float:
     return value
 
 
+def finished_runs(args: argparse.Namespace) -> list[Any]:
+    """What the file of the results holds.
+
+    Raises:
+        ValueError: there is no such file, and nothing is trained.
+    """
+    if args.table and not args.results.exists():
+        raise ValueError(
+            f"results must be a file of finished runs for --table, got {str(args.results)!r}: pass another."
+        )
+    return read_file(args.results)
+
+
 def settings_of(args: argparse.Namespace, names: Iterable[str]) -> list[Setting]:
     """The setting of each run: the options of these names, an arm and a seed; all arms of a seed before the next.
 
@@ -68,14 +84,15 @@ def settings_of(args: argparse.Namespace, names: Iterable[str]) -> list[Setting]
     """
     shared = {name: getattr(args, name) for name in names}
     shared |= {name: Path(shared[name]).name for name in ("data", "weights") if shared.get(name)}
-    return [{**shared, "arm": arm, "seed": seed} for seed in dict.fromkeys(args.seeds) for arm in args.arms]
+    pairs = itertools.product(dict.fromkeys(args.seeds), dict.fromkeys(args.arms))
+    return [{**shared, "arm": arm, "seed": seed} for seed, arm in pairs]
 
 
-def studies(runs: Iterable[Any], names: Sequence[str]) -> list[tuple[Setting, list[Setting]]]:
+def studies(runs: Iterable[Setting], names: Sequence[str]) -> list[tuple[Setting, list[Setting]]]:
     """What the runs of a table have in common, by these names, and those runs, each once."""
     found: dict[tuple[Any, ...], dict[tuple[str, int], Setting]] = {}
     for run in runs:
-        if isinstance(run, dict) and run.keys() >= {"arm", "seed"}:  # not a line of something else
+        if run.keys() >= {"arm", "seed"}:  # not a line of something else
             study = found.setdefault(tuple(run.get(name) for name in names), {})
             study.setdefault((run["arm"], run["seed"]), run)
     return [(dict(zip(names, study, strict=True)), list(each.values())) for study, each in found.items()]
@@ -94,16 +111,31 @@ def train_all(settings: Sequence[Setting], train: Train, file: Path, processes: 
         train: Trains one run and returns what was measured; a function of a module, for it runs in other processes.
         file: One JSON line for each run, appended as it ends.
         processes: Number of them; each uses one thread.
+
+    Raises:
+        ValueError, FloatingPointError: of a run.
+        ChildProcessError: a process died; the lines of finished runs are kept.
     """
     runs = [run for run in read_file(file) if isinstance(run, dict)]
     missing = [setting for setting in settings if find(runs, setting) is None]
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with context.Pool(min(processes, max(1, len(missing)))) as pool:
-        finished = pool.imap_unordered(_Run(train), missing)
-        for found in tqdm(finished, total=len(missing), unit="run", disable=not missing):
+    pool = ProcessPoolExecutor(min(processes, max(1, len(missing))), context)
+    try:
+        futures = [pool.submit(_Run(train), setting) for setting in missing]
+        for future in tqdm(as_completed(futures), total=len(missing), unit="run", disable=not missing):
+            found = future.result()
             append_line(file, found)
             runs.append(found)
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a process that trained a run died. The machine may be short of memory: try fewer --processes. Finished "
+            f"runs are in {file}, and are not trained again."
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
     return [run for run in (find(runs, setting) for setting in settings) if run is not None]
 
 
@@ -114,7 +146,10 @@ class _Run:
         self.train = train
 
     def __call__(self, setting: Setting) -> Setting:
-        return {**setting, **self.train(setting)}
+        found = self.train(setting)
+        if not all(math.isfinite(value) for value in found.values() if isinstance(value, float)):
+            raise FloatingPointError(f"training diverged, and has no result: {setting}. Try a lower --lr.")
+        return {**setting, **found}
 
 
 def differences(runs: Sequence[Setting], arm: str, base: str, measure: str) -> list[float]:
@@ -171,6 +206,7 @@ def print_studies(
     compared: Mapping[str, tuple[str, str]],
 ) -> None:
     """Print what the runs of each study have in common, by these names, and their table: see :func:`print_rows`."""
-    for study, alike in studies(runs, names):
+    measured = (run for run in runs if isinstance(run, dict) and run.keys() >= measures.keys())
+    for study, alike in studies(measured, names):
         print(f"\n{', '.join(f'{name} {value}' for name, value in study.items() if value is not None)}")
         print_rows(alike, arms, measures, compared)
