@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alignmix_timm.points.images import _tell_dark, read_image
 from alignmix_timm.training.data.dataset import Key, Rows, collate
-from alignmix_timm.training.data.images import _tell_dark, read_image
 
 GRADIENT = np.linspace(0, 1, 256).reshape(16, 16)
 EXPECTED = np.arange(256).reshape(16, 16)

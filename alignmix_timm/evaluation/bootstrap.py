@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_AT_ONCE = 500  # resamples
+
 
 class Interval(NamedTuple):
     """A mean, and the bounds of its 95 % interval."""
@@ -16,6 +18,36 @@ class Interval(NamedTuple):
 def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 10_000) -> list[Interval]:
     """Means over pairs of each column of [B, K], and their 95 % percentile intervals over pairs drawn again."""
     rng, count = np.random.default_rng(seed), len(values)
-    means = [values[rng.integers(0, count, count)].mean(0) for _ in range(resamples)]
+    means = np.array([values[rng.integers(0, count, count)].mean(0) for _ in range(resamples)])
+    return _intervals(values, means)
+
+
+def bootstrap_dyads(values: np.ndarray, pairs: np.ndarray, seed: int = 0, resamples: int = 10_000) -> list[Interval]:
+    """As :func:`bootstrap`, of pairs that share members: the members are drawn again, not the pairs.
+
+    A pair counts as often as its two members were drawn, multiplied (the pigeonhole bootstrap: Owen, 2007,
+    https://arxiv.org/abs/0712.1111). Resamples without a pair are left out.
+
+    Args:
+        values: Of each pair, [B, K].
+        pairs: Numbers of its two members, which differ, [B, 2] int.
+        seed: Of the resamples.
+        resamples: How many.
+    """
+    rng = np.random.default_rng(seed)
+    members, places = np.unique(pairs, return_inverse=True)
+    first, second = places.reshape(-1, 2).T
+    means = []
+    for start in range(0, resamples, _AT_ONCE):
+        count = min(_AT_ONCE, resamples - start)
+        drawn = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), count)
+        weights = (drawn[:, first] * drawn[:, second]).astype(np.float64)
+        weights = weights[weights.any(1)]
+        means.append(weights @ values / weights.sum(1, keepdims=True))
+    return _intervals(values, np.concatenate(means))
+
+
+def _intervals(values: np.ndarray, means: np.ndarray) -> list[Interval]:
+    """Of the columns of values, by their means over resamples."""
     bounds = np.quantile(means, (0.025, 0.975), axis=0)
     return [Interval(*map(float, column)) for column in zip(values.mean(0), *bounds, strict=True)]

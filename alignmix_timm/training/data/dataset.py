@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
+from ...points.images import MAX_PIXELS, read_image
 from ...seeds import Stream, generator, seed_cpu
 from .batches import BatchPlan
 from .cache import ImageCache
 from .erasing import Erasing
-from .images import MAX_PIXELS, read_image
 
 _SEE_WHY = "leave out --skip-corrupt to see why the first cannot."
 
