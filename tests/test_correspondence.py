@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alignmix_timm import choose_point
 from alignmix_timm.alignment import Alignment, pool_blocks
-from alignmix_timm.evaluation.bootstrap import bootstrap
+from alignmix_timm.evaluation.bootstrap import FEWEST_MEMBERS, bootstrap, bootstrap_dyads
 from alignmix_timm.evaluation.correspondence import correspondence_score, measurable
 from alignmix_timm.points import neighbouring_points
 from alignmix_timm.points.__main__ import create_without_data, main
@@ -88,6 +88,50 @@ def test_the_interval_follows_from_the_seed_and_holds_the_mean() -> None:
     assert [(mean, low, high)] == bootstrap(values, seed=1, resamples=500) != bootstrap(values, seed=2, resamples=500)
     assert low < mean < high
     assert high - low == pytest.approx(2 * 1.96 * 0.2 / 200**0.5, rel=0.2)
+
+
+def scored_pairs(members: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of 300 pairs, [300, 1], that depend on both members and on the pair, with mean 0; and the pairs."""
+    rng, pairs = np.random.default_rng(seed), draw_pairs(members, 300, seed).numpy()
+    first, second = rng.normal(size=(2, members))
+    return (first[pairs[:, 0]] + second[pairs[:, 1]] + rng.normal(size=300))[:, None], pairs
+
+
+def test_intervals_over_members_hold_the_mean_of_all_pairs() -> None:
+    held = {"members": 0, "pairs": 0}
+    for seed in range(200):
+        values, pairs = scored_pairs(50, seed)
+        ((mean, low, high),) = bootstrap_dyads(values, pairs, seed, resamples=400)
+        held["members"] += low < 0 < high
+        assert mean == values.mean()
+        ((_, low, high),) = bootstrap(values, seed, resamples=400)
+        held["pairs"] += low < 0 < high
+    assert 0.9 <= held["members"] / 200 <= 0.99
+    assert held["pairs"] / 200 < 0.8
+
+
+def test_members_drawn_again_are_those_of_a_literal_loop() -> None:
+    values, pairs = scored_pairs(12, 0)
+    values, pairs, rng, means = values[:30], 3 * pairs[:30], np.random.default_rng(1), []
+    for _ in range(4000):
+        drawn = list(3 * rng.integers(0, 12, 12))
+        resampled = [
+            v for v, (i, j) in zip(values[:, 0], pairs, strict=True) for a in drawn if a == i for b in drawn if b == j
+        ]
+        means.append(np.mean(resampled))
+    (found,) = bootstrap_dyads(values, pairs)
+    assert found[1:] == pytest.approx(np.quantile(means, (0.025, 0.975)).tolist(), abs=0.04)
+    assert [found] == bootstrap_dyads(values, pairs)
+
+
+def test_resamples_without_a_pair_are_left_out_and_few_members_have_no_interval() -> None:
+    pairs = np.array([[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]])
+    (found,) = bootstrap_dyads(np.arange(5.0)[:, None], pairs)
+    assert 0 <= found.low < found.mean == 2 < found.high <= 4
+    (few,) = bootstrap_dyads(np.arange(4.0)[:, None], pairs[:4])
+    assert len(np.unique(pairs[:4])) < FEWEST_MEMBERS
+    assert few.mean == 1.5
+    assert np.isnan(few[1:]).all()
 
 
 def drawn(width: int, height: int, box: tuple[int, int, int, int]) -> Photo:
@@ -284,8 +328,15 @@ def test_the_command_measures_places_by_photos(data: Path, weights: Path, capsys
     for row, expected in zip(rows[::2], advice, strict=True):
         assert expected.aligned is not None
         assert row[5].startswith(f"{expected.aligned.mean:.2f} [{expected.aligned.low:.2f}, ")
+    assert "No intervals" not in out
     main([*command, "--places", default])
     assert len(table(capsys.readouterr().out)[0]) == 5
+    main([*command[:-1], "4", "--places", default, "--boxes", "boxes"])
+    out = capsys.readouterr().out
+    assert [cell.count("[") for cell in table(out)[2][5:]] == [0, 0]
+    assert out.endswith(
+        "No intervals: 8 photos are too few to tell how scores vary between photos, at least 10 are needed.\n"
+    )
 
 
 def test_what_cannot_be_measured_is_said_in_a_sentence(

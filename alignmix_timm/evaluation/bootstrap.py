@@ -4,11 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+FEWEST_MEMBERS = 10  # with fewer, means of resampled pairs vary too little to cover the true one
 _AT_ONCE = 500  # resamples
 
 
 class Interval(NamedTuple):
-    """A mean, and the bounds of its 95 % interval."""
+    """A mean, and the bounds of its 95 % interval; NaN where there is none."""
 
     mean: float
     low: float
@@ -26,7 +27,8 @@ def bootstrap_dyads(values: np.ndarray, pairs: np.ndarray, seed: int = 0, resamp
     """As :func:`bootstrap`, of pairs that share members: the members are drawn again, not the pairs.
 
     A pair counts as often as its two members were drawn, multiplied (the pigeonhole bootstrap: Owen, 2007,
-    https://arxiv.org/abs/0712.1111). Resamples without a pair are left out.
+    https://arxiv.org/abs/0712.1111). Resamples without a pair are left out. The intervals are rather too wide than too
+    narrow, most where each member is in few pairs. There are none for fewer than :data:`FEWEST_MEMBERS`.
 
     Args:
         values: Of each pair, [B, K].
@@ -37,6 +39,8 @@ def bootstrap_dyads(values: np.ndarray, pairs: np.ndarray, seed: int = 0, resamp
     rng = np.random.default_rng(seed)
     members, places = np.unique(pairs, return_inverse=True)
     first, second = places.reshape(-1, 2).T
+    if len(members) < FEWEST_MEMBERS:
+        return [Interval(float(mean), np.nan, np.nan) for mean in values.mean(0)]
     means = []
     for start in range(0, resamples, _AT_ONCE):
         count = min(_AT_ONCE, resamples - start)

@@ -2,11 +2,12 @@
 
 import argparse
 import logging
+import math
 import sys
 from pathlib import Path
 
 from ..alignment import Alignment
-from ..evaluation.bootstrap import Interval
+from ..evaluation.bootstrap import FEWEST_MEMBERS, Interval
 from ..sinkhorn import EPSILON
 from . import choose_points, neighbouring_points, unannounced
 
@@ -21,7 +22,7 @@ def add_advice_options(parser: argparse.ArgumentParser) -> None:
         "For the default place, its neighbours and the last larger map: how many positions effectively correspond to "
         "one; the relative difference of the logits between aligned and unaligned mixing; and with boxes how far "
         "objects are matched to objects, from 0, chance, to 1, the best that the marginals allow, with 95 %% bootstrap "
-        "intervals over pairs.",
+        "intervals over photos.",
     )
     group.add_argument("--images", metavar="DATA", help="photos: a folder, or a dataset of Hugging Face")
     group.add_argument("--weights", type=Path, metavar="FILE", help="default: the pretrained weights that timm knows")
@@ -79,7 +80,13 @@ def _print_advice(args: argparse.Namespace) -> None:
         cells.append(f"{row.effect:.1g}" if row.effect < 0.01 else f"{row.effect:.2f}")
         cells += [_interval(score) for score in (row.aligned, row.unaligned) if score is not None]
         print(f"| {' | '.join(cells)} |", flush=True)
+    if args.boxes and (members := len(pairs.unique())) < FEWEST_MEMBERS:
+        print(
+            f"\nNo intervals: {members} photos are too few to tell how scores vary between photos, at least "
+            f"{FEWEST_MEMBERS} are needed."
+        )
 
 
 def _interval(score: Interval) -> str:
-    return f"{score.mean:.2f} [{score.low:.2f}, {score.high:.2f}]"
+    bounds = "" if math.isnan(score.low) else f" [{score.low:.2f}, {score.high:.2f}]"
+    return f"{score.mean:.2f}{bounds}"
