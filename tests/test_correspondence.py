@@ -279,7 +279,10 @@ def test_boxes_are_read_in_each_form(data: Path) -> None:
             r"boxes must lie in the image, xyxy in pixels, got \[200.0, 10.0, .* in row 0, .* 128 x 96",
         ),
         ({"boxes": "ragged"}, r"boxes must have four finite numbers each, got \[1.0, 2.0, 3.0\] in row 0"),
-        ({"boxes": "objects.bbox"}, "If they are not corners, their format is xywh"),
+        (
+            {"boxes": "objects.bbox"},
+            r"xyxy in pixels, got .*: xyxy is the upper left and the lower right corner, xywh the",
+        ),
         ({"boxes": "objects.box"}, "boxes must be a column or a field of one, got 'objects.box', whose 'box' is none"),
         ({"boxes": "bbox"}, r"boxes must be one of the columns \['image', 'boxes', .* got 'bbox'"),
         ({"image_column": "photo"}, r"image_column must be one of the columns .* got 'photo'"),

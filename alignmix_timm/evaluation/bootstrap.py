@@ -26,9 +26,9 @@ def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 10_000) -> lis
 def bootstrap_dyads(values: np.ndarray, pairs: np.ndarray, seed: int = 0, resamples: int = 10_000) -> list[Interval]:
     """As :func:`bootstrap`, of pairs that share members: the members are drawn again, not the pairs.
 
-    A pair counts as often as its two members were drawn, multiplied (the pigeonhole bootstrap: Owen, 2007,
-    https://arxiv.org/abs/0712.1111). Resamples without a pair are left out. The intervals are rather too wide than too
-    narrow, most where each member is in few pairs. There are none for fewer than :data:`FEWEST_MEMBERS`.
+    A pair counts as often as its two members were drawn, multiplied (Owen, The pigeonhole bootstrap, Annals of Applied
+    Statistics 1, 2007). Resamples without a pair are left out. The intervals are rather too wide than too narrow, most
+    where each member is in few pairs. There are none for fewer than :data:`FEWEST_MEMBERS`.
 
     Args:
         values: Of each pair, [B, K].
