@@ -244,6 +244,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "objects": [{"bbox": row, "category": [0] * len(row)} for row in coco],
         "listed": [[{"bbox": box} for box in row] for row in boxes],
         "area": [1600.0 for _ in boxes],
+        "caption": ["a square" for _ in boxes],
+        "levels": [np.asarray(image) for image in images],
         "none": [[] for _ in boxes],
         "outside": [[[200.0, 10.0, 240.0, 40.0]] for _ in boxes],
         "ragged": [[[1.0, 2.0, 3.0]] for _ in boxes],
@@ -269,6 +271,8 @@ def test_boxes_are_read_in_each_form(data: Path) -> None:
         assert all(torch.equal(plain[row].boxes, other[row].boxes) for row in range(len(plain)))
     assert plain[0].boxes.tolist() == photos()[1][0]
     assert PhotoData(str(data))[0].boxes.shape == (0, 4)
+    stored = PhotoData(str(data), image_column="levels")[3].image
+    assert np.array_equal(stored, plain[3].image)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +291,9 @@ def test_boxes_are_read_in_each_form(data: Path) -> None:
         ({"boxes": "bbox"}, r"boxes must be one of the columns \['image', 'boxes', .* got 'bbox'"),
         ({"image_column": "photo"}, r"image_column must be one of the columns .* got 'photo'"),
         ({"image_column": "area"}, "image_column 'area' must hold images, it holds Value"),
+        ({"image_column": "boxes"}, "image_column 'boxes' must hold images, it holds (List|Sequence|\\[)"),
+        ({"image_column": "objects"}, "image_column 'objects' must hold images, it holds "),
+        ({"image_column": "caption"}, "the image of row 0 cannot be read: .*No such file"),
     ],
 )
 def test_wrong_boxes_and_columns_are_refused(data: Path, options: dict[str, str], message: str) -> None:
@@ -299,9 +306,40 @@ def test_an_image_is_read_upright_and_deep_ones_keep_their_levels(tmp_path: Path
     exif[0x0112] = 6  # stored on its side
     Image.new("RGB", (40, 20)).save(tmp_path / "side.jpg", exif=exif)
     assert read_photo(tmp_path / "side.jpg").size == (20, 40)
-    deep = np.full((8, 8), 200 * 256, dtype=np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert cropped(read_photo(tmp_path / "deep.png"), 3, 8, 8).mean().item() == pytest.approx(200 / 255, abs=0.01)
+    levels = np.arange(256, dtype=np.float64).reshape(16, 16)
+    (tmp_path / "16.pgm").write_bytes(b"P5 16 16 65535\n" + (levels * 257).astype(">u2").tobytes())
+    for name, pixels in (("16.png", levels * 257), ("16.tiff", levels * 257), ("float.tiff", levels / 255)):
+        Image.fromarray(pixels.astype("<f4" if name == "float.tiff" else "<u2")).save(tmp_path / name)
+    Image.fromarray((levels * 257).astype(">u2")).save(tmp_path / "big.tiff")
+    Image.fromarray((levels * 2**22).astype("<i4")).save(tmp_path / "32.tiff")
+    for name in ("16.pgm", "16.png", "16.tiff", "big.tiff", "float.tiff"):
+        for channels in (1, 3):
+            found = cropped(read_photo(tmp_path / name), channels, 16, 16)
+            assert torch.allclose(found[0] * 255, torch.from_numpy(levels).float(), atol=1.01), name
+    with pytest.raises(
+        ValueError, match=r"32.tiff, which cannot be read as one: its signed or 32-bit integers, from 0"
+    ):
+        read_photo(tmp_path / "32.tiff")
+    (tmp_path / "good").mkdir()
+    for kind in ("16.png", "float.tiff"):
+        (tmp_path / kind).rename(tmp_path / "good" / kind)
+    data = PhotoData(str(tmp_path / "good"))
+    assert [np.abs(np.asarray(photo.image)[..., 1] - levels).max() <= 1 for photo in data] == [True, True]  # type: ignore
+    (tmp_path / "32.tiff").rename(tmp_path / "good" / "0.tiff")
+    with pytest.raises(ValueError, match="the image of row 0 cannot be read: its signed or 32-bit integers"):
+        PhotoData(str(tmp_path / "good"))[0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_images_of_other_modes_are_as_pillow_converts_them(mode: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    stored = image.convert("RGB").convert(mode) if mode in ("P", "CMYK") else image.convert(mode)
+    stored.save(tmp_path / "image.tiff", compression="tiff_lzw")
+    for channels, kind in ((1, "L"), (3, "RGB")):
+        found = cropped(read_photo(tmp_path / "image.tiff"), channels, 24, 24)
+        expected = torch.from_numpy(np.array(stored.convert(kind))).view(24, 24, channels).permute(2, 0, 1)
+        assert torch.equal((found * 255).round(), expected.float()), channels
 
 
 def table(text: str) -> list[list[str]]:
