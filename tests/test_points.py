@@ -362,7 +362,7 @@ def test_a_file_of_other_things_is_refused_and_kept(
     with pytest.raises(SystemExit, match="2"):
         main(["--save", str(path), "test_resnet"])
     said = capsys.readouterr()
-    assert f"--save must be a new file, or one that --save wrote, got {path}, whose line 1 is no row" in said.err
+    assert f"--save must be a new file, or one that --save wrote, got {path}: its line 1 is no row" in said.err
     assert not said.out
     assert path.read_bytes() == content
 

@@ -24,9 +24,9 @@ def read_table(path: Path) -> list[dict[str, Any]]:
             cut_off = bool(lines) and rows[-1] is None and _is_cut_off(lines[-1])
             whole = rows[:-1] if cut_off else rows
             if None in whole:
-                number = whole.index(None) + 1
                 raise ValueError(
-                    f"must be a new file, or one that --save wrote, got {path}, whose line {number} is no row of a model"
+                    f"must be a new file, or one that --save wrote, got {path}: its line {whole.index(None) + 1} is no "
+                    "row of a model"
                 )
             if cut_off:
                 file.truncate(sum(map(len, lines[:-1])))
