@@ -34,7 +34,8 @@ def trained_model(name: str, weights: Path | None = None, image_size: int | None
     sized: dict[str, Any] = {"img_size": image_size} if image_size else {}
     try:
         options = {} if weights is None else _of_file(weights, known)
-        net = timm.create_model(name, pretrained=True, **options, **(sized if known and known.fixed_input_size else {}))
+        fixed = known is not None and known.fixed_input_size
+        net: Any = timm.create_model(name, pretrained=True, **options, **(sized if fixed else {}))
         if known is None and sized and net.pretrained_cfg.get("fixed_input_size"):
             net = timm.create_model(name, pretrained=True, **options, **sized)
         if weights is not None:
