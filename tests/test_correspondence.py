@@ -246,11 +246,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "area": [1600.0 for _ in boxes],
         "caption": ["a square" for _ in boxes],
         "levels": [np.asarray(image) for image in images],
+        "mask": [{"bytes": b"no image", "path": None} for _ in boxes],
         "none": [[] for _ in boxes],
         "outside": [[[200.0, 10.0, 240.0, 40.0]] for _ in boxes],
         "ragged": [[[1.0, 2.0, 3.0]] for _ in boxes],
     }
-    datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).save_to_disk(str(folder))
+    saved = datasets.Dataset.from_dict(columns)
+    for name in ("image", "mask"):
+        saved = saved.cast_column(name, datasets.Image())
+    saved.save_to_disk(str(folder))
     return folder
 
 
@@ -293,6 +297,7 @@ def test_boxes_are_read_in_each_form(data: Path) -> None:
         ({"image_column": "area"}, "image_column 'area' must hold images, it holds Value"),
         ({"image_column": "boxes"}, "image_column 'boxes' must hold images, it holds (List|Sequence|\\[)"),
         ({"image_column": "objects"}, "image_column 'objects' must hold images, it holds "),
+        ({"image_column": "mask"}, "the image of row 0 cannot be read: cannot identify image file"),
         ({"image_column": "caption"}, "the image of row 0 cannot be read: .*No such file"),
     ],
 )

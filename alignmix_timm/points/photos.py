@@ -97,9 +97,13 @@ class PhotoData:
             raise ValueError(f"image_column must be one of the columns {columns}, got {image!r}.")
         if self.boxes is not None:
             self.boxes.check(columns)
-        if not _may_hold_images(rows.data.schema.field(image).type):
-            raise ValueError(f"image_column {image!r} must hold images, it holds {rows.features[image]}.")
-        self.image, self.rows = image, rows.cast_column(image, datasets.Image(decode=False))
+        needed = [image] if self.boxes is None else list(dict.fromkeys((image, self.boxes.column)))
+        try:
+            if not _may_hold_images(rows.data.schema.field(image).type):
+                raise TypeError
+            self.image, self.rows = image, rows.select_columns(needed).cast_column(image, datasets.Image(decode=False))
+        except (NotImplementedError, TypeError, ValueError) as error:  # what pyarrow and datasets raise
+            raise ValueError(f"image_column {image!r} must hold images, it holds {rows.features[image]}.") from error
 
     def __len__(self) -> int:
         return len(self.rows)
