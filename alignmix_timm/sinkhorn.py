@@ -79,10 +79,15 @@ def assign(
         feature is NaN, and no other pair is.
 
     Raises:
-        ValueError: shapes that are not [B, N, D] and [B, M, D], epsilon <= 0, num_iters < 1, unknown cost_scale.
+        ValueError: shapes that are not [B, N, D] and [B, M, D], or N, M or D of 0; epsilon <= 0, num_iters < 1, unknown
+            cost_scale.
     """
     if x.ndim != 3 or y.ndim != 3 or x.shape[0] != y.shape[0] or x.shape[2] != y.shape[2]:
         raise ValueError(f"x and y must be tokens [B, N, D] and [B, M, D], got {tuple(x.shape)} and {tuple(y.shape)}.")
+    if 0 in (x.shape[1], y.shape[1], x.shape[2]):
+        raise ValueError(
+            f"x and y must be tokens with N, M and D of at least 1, got {tuple(x.shape)} and {tuple(y.shape)}."
+        )
     check_options(epsilon, num_iters, cost_scale)
     return Transport(*_assign(x.detach(), y.detach(), epsilon, num_iters, cost_scale == "rms"))
 

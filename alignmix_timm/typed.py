@@ -1,8 +1,10 @@
 """Values from a command line or YAML in the types of the fields that they are for."""
 
+import argparse
 import contextlib
 import types
 import typing
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 from .nearest import nearest
@@ -37,3 +39,14 @@ def typed(name: str, hint: Any, value: Any) -> Any:
     if isinstance(value, origin or kind) and (kind is bool) == isinstance(value, bool):
         return value
     raise ValueError(f"{name} must be of type {getattr(kind, '__name__', kind)}, got {value!r}.")
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that is an integer of at least this."""
+
+    def parsed(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
+        return int(text)
+
+    return parsed

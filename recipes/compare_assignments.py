@@ -25,7 +25,7 @@ from alignmix_timm.paper.on_device import MEASURES, device_name, fit, images, me
 from alignmix_timm.params import Mode
 from alignmix_timm.points import unannounced
 from alignmix_timm.training.errors import told_in_a_sentence
-from alignmix_timm.training.parsing import at_least
+from alignmix_timm.typed import at_least
 
 RESULTS = Path(__file__).parent / "results" / "assignments.jsonl"
 ARMS: dict[str, dict[str, Any]] = {

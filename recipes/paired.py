@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from alignmix_timm.evaluation.student import estimate
 from alignmix_timm.paper.results import append_line, read_file
-from alignmix_timm.training.parsing import at_least
+from alignmix_timm.typed import at_least
 
 Setting = dict[str, Any]
 Train = Callable[[Setting], dict[str, float]]

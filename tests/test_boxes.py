@@ -191,16 +191,23 @@ def test_boxes_of_a_row_however_they_are_stored(name: str, example: dict, expect
         ([1, 2, 3], r"four finite numbers each, got \[1, 2, 3\] in row 3"),
         ([[1, 2, 3, 4], [1, 2, 3]], r"four finite numbers each, got \[1, 2, 3\] in row 3"),
         ({"bytes": b"0" * 999}, r"four finite numbers each, got .{,99} in row 3"),
-        (
-            [9, 9, 1, 1],
-            r"got \[9, 9, 1, 1\] in row 3, whose image has 20 x 10. Corners are the upper left and the lower",
-        ),
+        ([9, 9, 1, 1], r"got \[9, 9, 1, 1\] in row 3, whose image has 20 x 10. Correct the row, or --box-format"),
         ([30, 2, 40, 5], "boxes must lie in the image"),
+        ([[0, 0, 5, 5], [2, 3, 22, 9]], r"xyxy in pixels, got \[2, 3, 22, 9\] in row 3"),
+        ([-2, 0, 5, 5], r"got \[-2, 0, 5, 5\] in row 3"),
     ],
 )
 def test_what_is_no_box_is_said(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BoxColumn("bbox").read({"bbox": value}, 20, 10, 3)
+
+
+def test_a_box_may_reach_a_pixel_beyond_the_image_and_corners_are_no_width_and_height() -> None:
+    beyond = [[-1, -1, 21, 11], [1, 1, 21, 11]]
+    assert BoxColumn("bbox").read({"bbox": beyond}, 20, 10, 3).tolist() == beyond
+    assert BoxColumn("bbox", "xywh").read({"bbox": [11, 2, 10, 8]}, 20, 10, 3).tolist() == [[11, 2, 21, 10]]
+    with pytest.raises(ValueError, match=r"xywh in pixels, got \[11, 2, 19, 9\] in row 3, whose image has 20 x 10"):
+        BoxColumn("bbox", "xywh").read({"bbox": [11, 2, 19, 9]}, 20, 10, 3)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from alignmix_timm import choose_point
 from alignmix_timm.alignment import Alignment, pool_blocks
-from alignmix_timm.evaluation.bootstrap import bootstrap
+from alignmix_timm.evaluation.bootstrap import FEWEST_MEMBERS, bootstrap, bootstrap_dyads
 from alignmix_timm.evaluation.correspondence import correspondence_score, measurable
 from alignmix_timm.points import neighbouring_points
 from alignmix_timm.points.__main__ import create_without_data, main
@@ -88,6 +88,50 @@ def test_the_interval_follows_from_the_seed_and_holds_the_mean() -> None:
     assert [(mean, low, high)] == bootstrap(values, seed=1, resamples=500) != bootstrap(values, seed=2, resamples=500)
     assert low < mean < high
     assert high - low == pytest.approx(2 * 1.96 * 0.2 / 200**0.5, rel=0.2)
+
+
+def scored_pairs(members: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of 300 pairs, [300, 1], that depend on both members and on the pair, with mean 0; and the pairs."""
+    rng, pairs = np.random.default_rng(seed), draw_pairs(members, 300, seed).numpy()
+    first, second = rng.normal(size=(2, members))
+    return (first[pairs[:, 0]] + second[pairs[:, 1]] + rng.normal(size=300))[:, None], pairs
+
+
+def test_intervals_over_members_hold_the_mean_of_all_pairs() -> None:
+    held = {"members": 0, "pairs": 0}
+    for seed in range(200):
+        values, pairs = scored_pairs(50, seed)
+        ((mean, low, high),) = bootstrap_dyads(values, pairs, seed, resamples=400)
+        held["members"] += low < 0 < high
+        assert mean == values.mean()
+        ((_, low, high),) = bootstrap(values, seed, resamples=400)
+        held["pairs"] += low < 0 < high
+    assert 0.9 <= held["members"] / 200 <= 0.99
+    assert held["pairs"] / 200 < 0.8
+
+
+def test_members_drawn_again_are_those_of_a_literal_loop() -> None:
+    values, pairs = scored_pairs(12, 0)
+    values, pairs, rng, means = values[:30], 3 * pairs[:30], np.random.default_rng(1), []
+    for _ in range(4000):
+        drawn = list(3 * rng.integers(0, 12, 12))
+        resampled = [
+            v for v, (i, j) in zip(values[:, 0], pairs, strict=True) for a in drawn if a == i for b in drawn if b == j
+        ]
+        means.append(np.mean(resampled))
+    (found,) = bootstrap_dyads(values, pairs)
+    assert found[1:] == pytest.approx(np.quantile(means, (0.025, 0.975)).tolist(), abs=0.04)
+    assert [found] == bootstrap_dyads(values, pairs)
+
+
+def test_resamples_without_a_pair_are_left_out_and_few_members_have_no_interval() -> None:
+    pairs = np.array([[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]])
+    (found,) = bootstrap_dyads(np.arange(5.0)[:, None], pairs)
+    assert 0 <= found.low < found.mean == 2 < found.high <= 4
+    (few,) = bootstrap_dyads(np.arange(4.0)[:, None], pairs[:4])
+    assert len(np.unique(pairs[:4])) < FEWEST_MEMBERS
+    assert few.mean == 1.5
+    assert np.isnan(few[1:]).all()
 
 
 def drawn(width: int, height: int, box: tuple[int, int, int, int]) -> Photo:
@@ -200,11 +244,17 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "objects": [{"bbox": row, "category": [0] * len(row)} for row in coco],
         "listed": [[{"bbox": box} for box in row] for row in boxes],
         "area": [1600.0 for _ in boxes],
+        "caption": ["a square" for _ in boxes],
+        "levels": [np.asarray(image) for image in images],
+        "mask": [{"bytes": b"no image", "path": None} for _ in boxes],
         "none": [[] for _ in boxes],
         "outside": [[[200.0, 10.0, 240.0, 40.0]] for _ in boxes],
         "ragged": [[[1.0, 2.0, 3.0]] for _ in boxes],
     }
-    datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).save_to_disk(str(folder))
+    saved = datasets.Dataset.from_dict(columns)
+    for name in ("image", "mask"):
+        saved = saved.cast_column(name, datasets.Image())
+    saved.save_to_disk(str(folder))
     return folder
 
 
@@ -225,6 +275,8 @@ def test_boxes_are_read_in_each_form(data: Path) -> None:
         assert all(torch.equal(plain[row].boxes, other[row].boxes) for row in range(len(plain)))
     assert plain[0].boxes.tolist() == photos()[1][0]
     assert PhotoData(str(data))[0].boxes.shape == (0, 4)
+    stored = PhotoData(str(data), image_column="levels")[3].image
+    assert np.array_equal(stored, plain[3].image)
 
 
 @pytest.mark.parametrize(
@@ -235,11 +287,18 @@ def test_boxes_are_read_in_each_form(data: Path) -> None:
             r"boxes must lie in the image, xyxy in pixels, got \[200.0, 10.0, .* in row 0, .* 128 x 96",
         ),
         ({"boxes": "ragged"}, r"boxes must have four finite numbers each, got \[1.0, 2.0, 3.0\] in row 0"),
-        ({"boxes": "objects.bbox"}, "If they are not corners, their format is xywh"),
+        (
+            {"boxes": "objects.bbox"},
+            r"xyxy in pixels, got .*: xyxy is the upper left and the lower right corner, xywh the",
+        ),
         ({"boxes": "objects.box"}, "boxes must be a column or a field of one, got 'objects.box', whose 'box' is none"),
         ({"boxes": "bbox"}, r"boxes must be one of the columns \['image', 'boxes', .* got 'bbox'"),
         ({"image_column": "photo"}, r"image_column must be one of the columns .* got 'photo'"),
         ({"image_column": "area"}, "image_column 'area' must hold images, it holds Value"),
+        ({"image_column": "boxes"}, "image_column 'boxes' must hold images, it holds (List|Sequence|\\[)"),
+        ({"image_column": "objects"}, "image_column 'objects' must hold images, it holds "),
+        ({"image_column": "mask"}, "the image of row 0 cannot be read: cannot identify image file"),
+        ({"image_column": "caption"}, "the image of row 0 cannot be read: .*No such file"),
     ],
 )
 def test_wrong_boxes_and_columns_are_refused(data: Path, options: dict[str, str], message: str) -> None:
@@ -252,9 +311,40 @@ def test_an_image_is_read_upright_and_deep_ones_keep_their_levels(tmp_path: Path
     exif[0x0112] = 6  # stored on its side
     Image.new("RGB", (40, 20)).save(tmp_path / "side.jpg", exif=exif)
     assert read_photo(tmp_path / "side.jpg").size == (20, 40)
-    deep = np.full((8, 8), 200 * 256, dtype=np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    assert cropped(read_photo(tmp_path / "deep.png"), 3, 8, 8).mean().item() == pytest.approx(200 / 255, abs=0.01)
+    levels = np.arange(256, dtype=np.float64).reshape(16, 16)
+    (tmp_path / "16.pgm").write_bytes(b"P5 16 16 65535\n" + (levels * 257).astype(">u2").tobytes())
+    for name, pixels in (("16.png", levels * 257), ("16.tiff", levels * 257), ("float.tiff", levels / 255)):
+        Image.fromarray(pixels.astype("<f4" if name == "float.tiff" else "<u2")).save(tmp_path / name)
+    Image.fromarray((levels * 257).astype(">u2")).save(tmp_path / "big.tiff")
+    Image.fromarray((levels * 2**22).astype("<i4")).save(tmp_path / "32.tiff")
+    for name in ("16.pgm", "16.png", "16.tiff", "big.tiff", "float.tiff"):
+        for channels in (1, 3):
+            found = cropped(read_photo(tmp_path / name), channels, 16, 16)
+            assert torch.allclose(found[0] * 255, torch.from_numpy(levels).float(), atol=1.01), name
+    with pytest.raises(
+        ValueError, match=r"32.tiff, which cannot be read as one: its signed or 32-bit integers, from 0"
+    ):
+        read_photo(tmp_path / "32.tiff")
+    (tmp_path / "good").mkdir()
+    for kind in ("16.png", "float.tiff"):
+        (tmp_path / kind).rename(tmp_path / "good" / kind)
+    data = PhotoData(str(tmp_path / "good"))
+    assert [np.abs(np.asarray(photo.image)[..., 1] - levels).max() <= 1 for photo in data] == [True, True]  # type: ignore
+    (tmp_path / "32.tiff").rename(tmp_path / "good" / "0.tiff")
+    with pytest.raises(ValueError, match="the image of row 0 cannot be read: its signed or 32-bit integers"):
+        PhotoData(str(tmp_path / "good"))[0]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_images_of_other_modes_are_as_pillow_converts_them(mode: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    stored = image.convert("RGB").convert(mode) if mode in ("P", "CMYK") else image.convert(mode)
+    stored.save(tmp_path / "image.tiff", compression="tiff_lzw")
+    for channels, kind in ((1, "L"), (3, "RGB")):
+        found = cropped(read_photo(tmp_path / "image.tiff"), channels, 24, 24)
+        expected = torch.from_numpy(np.array(stored.convert(kind))).view(24, 24, channels).permute(2, 0, 1)
+        assert torch.equal((found * 255).round(), expected.float()), channels
 
 
 def table(text: str) -> list[list[str]]:
@@ -284,8 +374,15 @@ def test_the_command_measures_places_by_photos(data: Path, weights: Path, capsys
     for row, expected in zip(rows[::2], advice, strict=True):
         assert expected.aligned is not None
         assert row[5].startswith(f"{expected.aligned.mean:.2f} [{expected.aligned.low:.2f}, ")
+    assert "No intervals" not in out
     main([*command, "--places", default])
     assert len(table(capsys.readouterr().out)[0]) == 5
+    main([*command[:-1], "4", "--places", default, "--boxes", "boxes"])
+    out = capsys.readouterr().out
+    assert [cell.count("[") for cell in table(out)[2][5:]] == [0, 0]
+    assert out.endswith(
+        "No intervals: 8 photos are too few to tell how scores vary between photos, at least 10 are needed.\n"
+    )
 
 
 def test_what_cannot_be_measured_is_said_in_a_sentence(
@@ -320,7 +417,7 @@ def test_what_cannot_be_measured_is_said_in_a_sentence(
 def test_alignment_finds_the_object_on_photos_of_raccoons(capsys: pytest.CaptureFixture[str]) -> None:
     weights, data = SHARED / "weights" / "tf_efficientnet_lite0.safetensors", SHARED / "data" / "raccoon"
     command = ["tf_efficientnet_lite0", "--weights", str(weights), "--images", str(data), "--boxes", "boxes"]
-    main([*command, "--places", "blocks.4.2", "blocks.5.3", "blocks.6.0"])
+    main([*command, "--places", "blocks.4.2", "blocks.5.3", "blocks.6.0", "--epsilon", "0.05"])
     _, _, *rows = table(capsys.readouterr().out)
     aligned, unaligned = ({row[0]: float(row[column].split()[0]) for row in rows} for column in (5, 6))
     within = 0.0201  # 0.02, of numbers with two digits

@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
+from alignmix_timm.points.images import read_image
 from alignmix_timm.seeds import Stream, seed_cpu
 from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.data.dataset import Key, Rows
-from alignmix_timm.training.data.images import read_image
 from alignmix_timm.training.data.transforms import check_augmentation, data_config, train_transform
 
 OWN = {"input_size": (3, 32, 32), "interpolation": "bilinear", "crop_pct": 0.9, "mean": [0.5] * 3, "std": [0.5] * 3}

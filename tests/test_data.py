@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
+from alignmix_timm.points.images import read_image
 from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.data.dataset import Key, Rows, collate
-from alignmix_timm.training.data.images import read_image
 from alignmix_timm.training.data.loaders import MOST_WORKERS, share_of_cores
 from alignmix_timm.training.data.splits import load_splits
 from alignmix_timm.training.data.transforms import data_config, eval_transform

@@ -160,7 +160,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(
     asked = (*arguments, "--localization-boxes")
     assert "localization needs boxes: pass --localization-boxes" in refused(capsys, model, *arguments)
     assert "boxes must be one of the columns" in refused(capsys, model, *asked, "box")
-    assert "lie in the image, in pixels, got [0.0, 0.0, 400.0, 40.0] in row 6" in refused(
+    assert "lie in the image, xyxy in pixels, got [0.0, 0.0, 400.0, 40.0] in row 6" in refused(
         capsys, model, *asked, "beyond"
     )
     assert "each image must have a box, got none in row 6" in refused(capsys, model, *asked, "missing")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from alignmix_timm.points.images import _tell_dark, read_image
 from alignmix_timm.training.data.dataset import Key, Rows, collate
-from alignmix_timm.training.data.images import _tell_dark, read_image
 
 GRADIENT = np.linspace(0, 1, 256).reshape(16, 16)
 EXPECTED = np.arange(256).reshape(16, 16)
@@ -206,9 +206,10 @@ def test_an_augmentation_that_fails_is_skipped_or_named(error: Exception) -> Non
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
 def test_a_decompression_bomb_says_how_to_allow_it(kind: str) -> None:
     image, before = encode(Image.new("L", (100, 100)), kind), Image.MAX_IMAGE_PIXELS
-    with pytest.raises(
-        OSError, match="more than 9998 pixels, as a decompression bomb may; if you trust it, raise --max-p"
-    ):
+    with pytest.raises(OSError, match=r"more than 9998 pixels, as a decompression bomb may$"):
         read_image(image, "RGB", max_pixels=9998)
+    rows = Rows([{"image": image, "label": 0}], "image", "label", np.asarray, "RGB", max_pixels=9998)  # type: ignore
+    with pytest.raises(ValueError, match=r"Pass --skip-corrupt to go on without it, or if you trust it, raise --max-p"):
+        rows[Key(0, 0)]
     assert read_image(image, "RGB", max_pixels=10_000).size == (100, 100)
     assert before == Image.MAX_IMAGE_PIXELS

@@ -27,7 +27,7 @@ ALLOWED = {
     "alignment": "functional params sinkhorn",
     "mixers": "functional nearest params seeds targets typed",
     "evaluation": "",
-    "points": "alignment evaluation functional nearest sinkhorn",
+    "points": "alignment evaluation functional nearest sinkhorn typed",
     "hooks": "alignment functional params points sinkhorn",
     "attaching": "alignment hooks points",
     "model": f"{BASE} attaching hooks timm_interface",

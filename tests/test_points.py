@@ -15,6 +15,7 @@ import torch
 from alignmix_timm import AlignMixModel, attach, choose_point, describe_points, draw
 from alignmix_timm.points.__main__ import create_without_data, main
 from alignmix_timm.points.effect import alignment_effect
+from alignmix_timm.points.saved_table import read_table
 
 # model, image size, module, layout, prefix tokens, map size: the second-last spatial block, read off the networks
 EXPECTED = [
@@ -347,6 +348,74 @@ def test_the_table_of_support_resumes(
     with pytest.raises(SystemExit, match="2"):
         main([*save, "resnet"])
     assert "not in timm.list_models()" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"some text\nmore of it", b"one line", b"[1]\n", b"\xff\xfe\n", b'{"a": 1}\n', b"\n", b'{"model": "test_v\n'],
+)
+def test_a_file_of_other_things_is_refused_and_kept(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str], logging_restored: None
+) -> None:
+    path = tmp_path / "points.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--save", str(path), "test_resnet"])
+    said = capsys.readouterr()
+    assert f"--save must be a new file, or one that --save wrote, got {path}: its line 1 is no row" in said.err
+    assert not said.out
+    assert path.read_bytes() == content
+
+
+def test_a_folder_and_a_file_in_no_folder_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], logging_restored: None
+) -> None:
+    for path, reason in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "new" / "points.jsonl", "No such file or directory"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["--save", str(path), "test_resnet"])
+        assert f"--save must be a file that can be written, got {path}: {reason}" in capsys.readouterr().err
+
+
+def test_only_what_was_cut_off_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "points.jsonl"
+    row = {"model": "a", "family": "b", "image_size": None, "timm": "1", "refused": "c"}
+    whole = json.dumps(row).encode()
+    for content, left, rows in (
+        (whole, whole + b"\n", 1),
+        (whole + b"\n" + whole[:30], whole + b"\n", 1),
+        (whole + b"\n" + whole[:3], whole + b"\n", 1),
+        (b"", b"", 0),
+    ):
+        path.write_bytes(content)
+        assert read_table(path) == [row] * rows
+        assert path.read_bytes() == left
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--weights w --epsilon 0.1 0.2", "only with --images: --weights, --epsilon"),
+        ("--places layer1", "only with --images: --places"),
+        ("--boxes b --box-format xyxy", "only with --images: --boxes, --box-format"),
+        ("--image-column c --split train", "only with --images: --image-column, --split"),
+        ("--pairs 300 --seed 0", "only with --images: --pairs, --seed"),  # the defaults, and yet they were given
+        ("--images i --box-format xywh", "--box-format goes with --boxes"),
+        ("--images i --pairs 1", "argument --pairs: must be an integer >= 2, got '1'"),
+        ("--images i --seed -1", "argument --seed: must be an integer >= 0, got '-1'"),
+        ("--images i --image-size 0", "argument --image-size: must be an integer >= 1, got '0'"),
+        ("--image-size -32", "argument --image-size: must be an integer >= 1, got '-32'"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(
+    options: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["test_resnet", *options.split()])
+    assert f"error: {message}\n" in capsys.readouterr().err
 
 
 def test_description_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,8 @@ from alignmix_timm.alignment import Alignment
 from alignmix_timm.points import show
 from alignmix_timm.points.picture import colors, draw_alignment
 from alignmix_timm.points.positions import Positions
+from alignmix_timm.points.weights import size_of_images, trained_model
+from alignmix_timm.publishing.save import save_for_timm
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,52 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(
         show.main(line)
     assert str(caught.value).startswith("error: ")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("size", ["0", "-32", "a", "64.5"])
+def test_no_size_of_images_is_refused(folder: Path, size: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        show.main([*arguments(folder)[:-1], size])
+    assert f"argument --image-size: must be an integer >= 1, got '{size}'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("channels", [2, 4, 6])
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_a_model_of_other_channels_is_refused(folder: Path, tmp_path: Path, channels: int, name: str) -> None:
+    net = timm.create_model(name, num_classes=3, in_chans=channels)
+    safetensors.torch.save_file(net.state_dict(), tmp_path / "model.safetensors")
+    line = [name, *arguments(folder)[1:3], "--weights", str(tmp_path / "model.safetensors")]
+    with pytest.raises(
+        SystemExit, match=f"model must take RGB or grey images, got .*, which takes images of {channels}"
+    ):
+        show.main(line)
+
+
+def test_weights_are_fitted_to_the_size_of_the_images(folder: Path, tmp_path: Path) -> None:
+    """As timm does for the folder of a model, and exactly those of the file where nothing has to be fitted."""
+    torch.manual_seed(0)
+    net = timm.create_model("test_vit", num_classes=3)
+    save_for_timm(net, tmp_path, ["a", "b", "c"], {"input_size": (3, 160, 160), "mean": (0.5,) * 3, "std": (0.5,) * 3})
+    file = tmp_path / "model.safetensors"
+    expected = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=96).state_dict()
+    for weights, model in ((file, "test_vit"), (None, f"local-dir:{tmp_path}")):
+        found = trained_model(model, weights, 96)
+        assert size_of_images(found, 96) == (3, 96, 96)
+        if weights is not None:
+            assert found.state_dict().keys() == expected.keys()
+            assert all(torch.equal(value, expected[key]) for key, value in found.state_dict().items())
+            assert str(tmp_path) not in str(found.pretrained_cfg)
+        assert choose_point(found, (3, 96, 96)).map_size == (6, 6)
+    same = trained_model("test_vit", file).state_dict()
+    assert all(torch.equal(value, same[key]) for key, value in net.state_dict().items())
+
+
+def test_first_convolutions_of_rearranged_patches_take_colour_images(tmp_path: Path) -> None:
+    net = timm.create_model("tresnet_m", num_classes=3)
+    torch.save(net.state_dict(), tmp_path / "weights.pth")
+    found = trained_model("tresnet_m", tmp_path / "weights.pth")
+    assert size_of_images(found, None) == (3, 224, 224)
+    assert torch.equal(found.body.conv1.conv.weight, net.body.conv1.conv.weight)
 
 
 def test_a_model_that_cannot_be_mixed_is_refused(folder: Path) -> None:

@@ -282,3 +282,11 @@ def test_bad_options_are_named(options: dict, message: str) -> None:
 def test_bad_shapes_are_named(shapes: tuple) -> None:
     with pytest.raises(ValueError, match=r"x and y must be tokens \[B, N, D\] and \[B, M, D\], got"):
         assign(*(torch.zeros(shape) for shape in shapes))
+
+
+@pytest.mark.parametrize("shapes", [((2, 0, 3), (2, 4, 3)), ((2, 4, 3), (2, 0, 3)), ((2, 4, 0), (2, 4, 0))])
+def test_no_tokens_and_no_features_are_refused_and_an_empty_batch_is_not(shapes: tuple) -> None:
+    x, y = (torch.zeros(shape) for shape in shapes)
+    with pytest.raises(ValueError, match=r"with N, M and D of at least 1, got \(2, \d, \d\) and \(2, \d, \d\)"):
+        assign(x, y)
+    assert assign(torch.zeros(0, 4, 3), torch.zeros(0, 5, 3)).assignment.shape == (0, 4, 5)

@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.functional import to_tensor
 from training import records
 
+from alignmix_timm.points.images import read_image
 from alignmix_timm.training.config import TrainConfig
 from alignmix_timm.training.data import dataset
 from alignmix_timm.training.data.cache import ImageCache, decoded_sizes
 from alignmix_timm.training.data.dataset import Key, Rows, collate
-from alignmix_timm.training.data.images import read_image
 from alignmix_timm.training.data.stored_rows import StoredRows
 from alignmix_timm.training.main import main
 

@@ -65,13 +65,18 @@ def intersection_over_union(boxes: np.ndarray, truth: np.ndarray) -> np.ndarray:
     return shared / (areas - shared)
 
 
+def in_image(boxes: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Which boxes [G, 4] have an area and lie in an image of this size, but for a pixel at its edges: [G] bool."""
+    x0, y0, x1, y1 = boxes.T
+    inside = (x0 >= -_SLACK) & (y0 >= -_SLACK) & (x1 <= width + _SLACK) & (y1 <= height + _SLACK)
+    return inside & (x0 < x1) & (y0 < y1) & np.isfinite(boxes).all(1)
+
+
 def check_boxes(boxes: np.ndarray, width: int, height: int, where: str) -> None:
     """Raise a ValueError that names ``where``: no box, one without area, or one that is not in the image."""
     if not len(boxes):
         raise ValueError(f"each image must have a box, got none in {where}.")
-    x0, y0, x1, y1 = boxes.T
-    inside = (x0 >= -_SLACK) & (y0 >= -_SLACK) & (x1 <= width + _SLACK) & (y1 <= height + _SLACK)
-    good = inside & (x0 < x1) & (y0 < y1) & np.isfinite(boxes).all(1)
+    good = in_image(boxes, width, height)
     if not good.all():
         wrong = boxes[~good][0].tolist()
         raise ValueError(

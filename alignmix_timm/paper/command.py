@@ -9,7 +9,7 @@ from typing import Any
 from ..nearest import nearest
 from ..training.errors import told_in_a_sentence
 from ..training.launch import launched_processes
-from ..training.parsing import at_least
+from ..typed import at_least
 from .cost import cost_text, measure_cost
 from .figure4 import save_figure4
 from .numbers import PaperTable, paper_tables

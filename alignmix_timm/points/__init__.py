@@ -11,7 +11,7 @@ merged in training mode, are refused.
     python -m alignmix_timm.points --all --save points.jsonl      # every model of timm; goes on where it stopped
     python -m alignmix_timm.points resnet50 --images DATA --boxes COLUMN      # what alignment does at each place
 
-May import ``alignment``, ``evaluation``, ``functional``, ``nearest`` and ``sinkhorn``.
+May import ``alignment``, ``evaluation``, ``functional``, ``nearest``, ``sinkhorn`` and ``typed``.
 """
 
 import contextlib

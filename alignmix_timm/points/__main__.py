@@ -13,8 +13,10 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from ..typed import at_least
 from . import built_for, choose_point
-from .advice_command import add_advice_options, print_advice
+from .advice_command import add_advice_options, given_advice_options, print_advice
+from .saved_table import read_table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,12 +27,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m alignmix_timm.points", description=main.__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="names of timm.list_models()")
     parser.add_argument("--all", action="store_true", help="every model of the installed timm")
-    parser.add_argument("--image-size", type=int, help="default: the size each model was built for")
+    parser.add_argument("--image-size", type=at_least(1), help="default: the size each model was built for")
     parser.add_argument("--save", type=Path, help="JSON lines, one a model; models that are in the file are not redone")
     add_advice_options(parser)
     args = parser.parse_args(arguments)
     if args.images is not None:
         return print_advice(parser, args)
+    if advice := given_advice_options(args):
+        parser.error(f"only with --images: {', '.join(advice)}")
     if not args.models and not args.all:
         parser.error("name one or more models, or --all")
     known = timm.list_models()
@@ -39,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"not in timm.list_models() of timm {timm.__version__}: {', '.join(unknown)}")
     logging.disable(logging.WARNING)
     families = {name: family for family in timm.list_modules() for name in timm.list_models(module=family)}
-    saved = [] if args.save is None else _read(args.save)
+    try:
+        saved = [] if args.save is None else read_table(args.save)
+    except (OSError, ValueError) as error:
+        parser.error(f"--save {error}")
     rows: dict[str, dict[str, Any]] = {}
     for name in wanted:
         key = {"model": name, "family": families[name], "image_size": args.image_size, "timm": timm.__version__}
@@ -56,17 +63,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     total = Counter(row["family"] for row in rows.values())
     print("\n" + ", ".join(f"{family} {supported[family]}/{total[family]}" for family in sorted(total)))
     print(f"{supported.total()} of {total.total()} supported, timm {timm.__version__}")
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """Saved rows; a last line that was cut off is removed from the file."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if lines and not lines[-1].endswith("\n"):
-        complete = path.with_suffix(".partial")
-        complete.write_text("".join(lines[:-1]))
-        complete.replace(path)
-        lines.pop()
-    return [json.loads(line) for line in lines]
 
 
 def create_without_data(name: str, **options: Any) -> nn.Module:

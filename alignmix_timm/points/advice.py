@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..alignment import Alignment
-from ..evaluation.bootstrap import Interval, bootstrap
+from ..evaluation.bootstrap import Interval, bootstrap_dyads
 from ..evaluation.correspondence import correspondence_score, measurable
 from .effect import logit_difference
 from .photos import PhotoData, boxes_in_crop, cropped, normalized
@@ -43,7 +43,7 @@ class Advice:
         correspondences: Effective correspondences of a position, the mean over pairs.
         effect: Relative difference of the logits between aligned and unaligned mixing, Sinkhorn converged.
         aligned, unaligned: :func:`correspondence_score` of the assignment, and of the identity, the mean over pairs
-            with its interval; None without boxes.
+            with its interval over photos; None without boxes.
     """
 
     place: Positions
@@ -121,6 +121,6 @@ def _at(
         if mask is not None:
             plans = transport.assignment, identity.expand(len(first), -1, -1)
             scores.append(torch.stack([correspondence_score(plan, mask[first], mask[second]) for plan in plans], 1))
-    aligned, unaligned = bootstrap(torch.cat(scores).numpy()) if scores else (None, None)
+    aligned, unaligned = bootstrap_dyads(torch.cat(scores).numpy(), pairs.numpy()) if scores else (None, None)
     mean = float(torch.cat(correspondences).mean())
     return Advice(place, alignment.epsilon, mean, effect, aligned, unaligned)

@@ -2,16 +2,23 @@
 
 import argparse
 import logging
+import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..alignment import Alignment
-from ..evaluation.bootstrap import Interval
+from ..evaluation.bootstrap import FEWEST_MEMBERS, Interval
 from ..sinkhorn import EPSILON
+from ..typed import at_least
 from . import choose_points, neighbouring_points, unannounced
 
 _TABLE = "| place | positions | epsilon | effective correspondences | effect on the logits |"
 _SCORES = " object on object, aligned | same position |"
+_DEFAULTS: dict[str, Any] = {
+    **{"weights": None, "places": None, "epsilon": [EPSILON], "boxes": None, "box_format": "xyxy"},
+    **{"image_column": None, "split": "train", "pairs": 300, "seed": 0},
+}  # of the options that need --images: none is in the namespace that was not given
 
 
 def add_advice_options(parser: argparse.ArgumentParser) -> None:
@@ -21,18 +28,27 @@ def add_advice_options(parser: argparse.ArgumentParser) -> None:
         "For the default place, its neighbours and the last larger map: how many positions effectively correspond to "
         "one; the relative difference of the logits between aligned and unaligned mixing; and with boxes how far "
         "objects are matched to objects, from 0, chance, to 1, the best that the marginals allow, with 95 %% bootstrap "
-        "intervals over pairs.",
+        "intervals over photos.",
     )
     group.add_argument("--images", metavar="DATA", help="photos: a folder, or a dataset of Hugging Face")
-    group.add_argument("--weights", type=Path, metavar="FILE", help="default: the pretrained weights that timm knows")
-    group.add_argument("--places", nargs="+", metavar="MODULE", help="compare these places instead")
-    group.add_argument("--epsilon", type=float, nargs="+", default=[EPSILON], help=f"default {EPSILON}")
-    group.add_argument("--boxes", metavar="COLUMN", help="boxes in pixels of each image, such as objects.bbox")
-    group.add_argument("--box-format", choices=("xyxy", "xywh"), default="xyxy", help="default xyxy; xywh is COCO's")
-    group.add_argument("--image-column", help="default: the first column of images")
-    group.add_argument("--split", default="train", help="of the dataset; default train")
-    group.add_argument("--pairs", type=int, default=300, help="default 300")
-    group.add_argument("--seed", type=int, default=0, help="the photos and pairs follow from it; default 0")
+
+    def add(option: str, **kind: Any) -> None:
+        group.add_argument(option, default=argparse.SUPPRESS, **kind)
+
+    add("--weights", type=Path, metavar="FILE", help="default: the pretrained weights that timm knows")
+    add("--places", nargs="+", metavar="MODULE", help="compare these places instead")
+    add("--epsilon", type=float, nargs="+", help=f"default {EPSILON}")
+    add("--boxes", metavar="COLUMN", help="boxes in pixels of each image, such as objects.bbox")
+    add("--box-format", choices=("xyxy", "xywh"), help="default xyxy; xywh is COCO's")
+    add("--image-column", metavar="COLUMN", help="default: the first column of images")
+    add("--split", help=f"of the dataset; default {_DEFAULTS['split']}")
+    add("--pairs", type=at_least(2), help=f"default {_DEFAULTS['pairs']}")
+    add("--seed", type=at_least(0), help="the photos and pairs follow from it; default 0")
+
+
+def given_advice_options(args: argparse.Namespace) -> list[str]:
+    """Those that were given, all of which need ``--images``."""
+    return [f"--{name.replace('_', '-')}" for name in _DEFAULTS if name in args]
 
 
 def print_advice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -43,10 +59,10 @@ def print_advice(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
     """
     if len(args.models) != 1 or args.all or args.save is not None:
         parser.error("--images goes with the name of one model, and neither --all nor --save")
-    if args.pairs < 2:
-        parser.error(f"--pairs must be at least 2, got {args.pairs}")
+    if "box_format" in args and "boxes" not in args:
+        parser.error("--box-format goes with --boxes")
     try:
-        _print_advice(args)
+        _print_advice(argparse.Namespace(**{**_DEFAULTS, **vars(args)}))
     except ValueError as error:
         sys.exit(f"error: {error}")
 
@@ -79,7 +95,13 @@ def _print_advice(args: argparse.Namespace) -> None:
         cells.append(f"{row.effect:.1g}" if row.effect < 0.01 else f"{row.effect:.2f}")
         cells += [_interval(score) for score in (row.aligned, row.unaligned) if score is not None]
         print(f"| {' | '.join(cells)} |", flush=True)
+    if args.boxes and (members := len(pairs.unique())) < FEWEST_MEMBERS:
+        print(
+            f"\nNo intervals: {members} photos are too few to tell how scores vary between photos, at least "
+            f"{FEWEST_MEMBERS} are needed."
+        )
 
 
 def _interval(score: Interval) -> str:
-    return f"{score.mean:.2f} [{score.low:.2f}, {score.high:.2f}]"
+    bounds = "" if math.isnan(score.low) else f" [{score.low:.2f}, {score.high:.2f}]"
+    return f"{score.mean:.2f}{bounds}"

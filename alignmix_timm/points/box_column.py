@@ -4,8 +4,11 @@ import math
 import reprlib
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ..evaluation.boxes import in_image
 
 BoxFormat = Literal["xyxy", "xywh"]
 
@@ -52,11 +55,12 @@ class BoxColumn(NamedTuple):
                 raise ValueError(f"boxes must have four finite numbers each, got {reprlib.repr(box)} in row {row}.")
             x, y, last_x, last_y = map(float, box)
             corners = (x, y, x + last_x, y + last_y) if self.box_format == "xywh" else (x, y, last_x, last_y)
-            if not (corners[0] < corners[2] and corners[1] < corners[3]) or not _overlaps(corners, width, height):
+            if not in_image(np.array([corners]), width, height).all():
                 raise ValueError(
                     f"boxes must lie in the image, {self.box_format} in pixels, got {list(box)} in row {row}, whose "
-                    f"image has {width} x {height}. Corners are the upper left and the lower right one. If they are "
-                    "not corners, their format is xywh."
+                    f"image has {width} x {height}. Correct the row, or --box-format (of evaluate, "
+                    "--localization-box-format): xyxy is the upper left and the lower right corner, xywh the upper "
+                    "left corner, width and height."
                 )
             boxes.append(corners)
         return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
@@ -76,7 +80,3 @@ def _is_box(box: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _overlaps(corners: tuple[float, float, float, float], width: int, height: int) -> bool:
-    return corners[0] < width and corners[1] < height and corners[2] > 0 and corners[3] > 0

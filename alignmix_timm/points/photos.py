@@ -5,33 +5,34 @@ from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from .box_column import BoxColumn, BoxFormat
+from .images import read_image
 from .normalization import statistics_of
 
 _IMAGES = ("image", "img", "photo", "pixel_values")
 
 
 class Photo(NamedTuple):
-    """An image, upright, and the boxes (x0, y0, x1, y1) around its objects in pixels, [K, 4] float64."""
+    """An image, upright, in RGB, and the boxes (x0, y0, x1, y1) around its objects in pixels, [K, 4] float64."""
 
     image: Image.Image
     boxes: Tensor
 
 
 def read_photo(path: str | Path) -> Image.Image:
-    """An image file, upright.
+    """An image file as :func:`read_image` reads it, in RGB.
 
     Raises:
-        ValueError: there is no such file, or it is no image.
+        ValueError: there is no such file, or it cannot be read.
     """
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        return read_image({"path": str(path)}, "RGB")
+    except OSError as error:
         reason = "does not exist" if not Path(path).exists() else f"cannot be read as one: {error}"
         raise ValueError(f"image must be an image file, got {path}, which {reason.rstrip('.')}.") from error
 
@@ -45,8 +46,6 @@ def crop_of(image: Image.Image, height: int, width: int) -> tuple[float, float, 
 
 def cropped(image: Image.Image, channels: int, height: int, width: int) -> Tensor:
     """That part, resized to this height and width: [C, H, W] in [0, 1], grey for one channel, else RGB."""
-    if image.mode.startswith("I;16"):  # which Pillow would clip to 8 bits
-        image = image.point(lambda level: level / 256).convert("L")
     image = image.convert("L" if channels == 1 else "RGB")
     image = image.resize((width, height), Image.Resampling.BICUBIC, box=crop_of(image, height, width))
     pixels = torch.from_numpy(np.array(image)).float() / 255
@@ -98,9 +97,11 @@ class PhotoData:
             raise ValueError(f"image_column must be one of the columns {columns}, got {image!r}.")
         if self.boxes is not None:
             self.boxes.check(columns)
-        self.image = image
+        needed = [image] if self.boxes is None else list(dict.fromkeys((image, self.boxes.column)))
         try:
-            self.rows = rows.cast_column(image, datasets.Image())
+            if not _may_hold_images(rows.data.schema.field(image).type):
+                raise TypeError
+            self.image, self.rows = image, rows.select_columns(needed).cast_column(image, datasets.Image(decode=False))
         except (NotImplementedError, TypeError, ValueError) as error:  # what pyarrow and datasets raise
             raise ValueError(f"image_column {image!r} must hold images, it holds {rows.features[image]}.") from error
 
@@ -108,16 +109,27 @@ class PhotoData:
         return len(self.rows)
 
     def __getitem__(self, row: int) -> Photo:
+        example = self.rows[row]
         try:
-            example = self.rows[row]
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            image = read_image(example[self.image], "RGB")
+        except OSError as error:
             raise ValueError(f"the image of row {row} cannot be read: {error}.") from error
-        image = example[self.image]
-        if image is None:
-            raise ValueError(f"row {row} has no image.")
         if self.boxes is None:
             return Photo(image, torch.zeros(0, 4, dtype=torch.float64))
         return Photo(image, self.boxes.read(example, image.width, image.height, row))
+
+
+def _may_hold_images(kind: pa.DataType) -> bool:
+    """Files of images as bytes or paths, or the bytes of their pixels in nested lists."""
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 or kind.get_field_index("path") >= 0
+    nested = pa.types.is_list(kind)
+    while pa.types.is_list(kind):
+        kind = kind.value_type
+    if nested:
+        return kind == pa.uint8()
+    files = pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary
+    return any(is_kind(kind) for is_kind in files)
 
 
 def _load(data: str, split: str) -> Any:

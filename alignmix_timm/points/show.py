@@ -11,6 +11,7 @@ import torch
 from ..alignment import Alignment
 from ..evaluation.plotting import save_figure
 from ..sinkhorn import EPSILON
+from ..typed import at_least
 from . import choose_point, unannounced
 from .photos import cropped, normalized, read_photo
 from .picture import draw_alignment
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("first", metavar="IMAGE", help="image file that keeps its positions")
     parser.add_argument("second", metavar="IMAGE", help="image file that is aligned to it")
     parser.add_argument("--weights", type=Path, metavar="FILE", help="default: the pretrained weights that timm knows")
-    parser.add_argument("--image-size", type=int, help="default: the size the model was built for")
+    parser.add_argument("--image-size", type=at_least(1), help="default: the size the model was built for")
     parser.add_argument("--place", metavar="MODULE", help="default: where AlignMix mixes this model")
     parser.add_argument("--epsilon", type=float, default=EPSILON, help=f"of the alignment; default {EPSILON}")
     parser.add_argument(

@@ -15,7 +15,8 @@ from ..publishing.evaluation import EVALUATION, evaluation_folder
 from ..training.data.loaders import share_of_cores
 from ..training.errors import told_in_a_sentence
 from ..training.launch import start_processes
-from ..training.parsing import OneLineParser, at_least
+from ..training.parsing import OneLineParser
+from ..typed import at_least
 from .context import Context, full_precision
 from .data import Data, load_data
 from .labels import class_indices

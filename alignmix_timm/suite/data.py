@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ..points.images import read_image
 from ..publishing.provenance import find_dataset, rows_of
 from ..seeds import Stream, generator
 from ..training.config import TrainConfig, find_config, read_yaml
-from ..training.data.images import read_image
 from ..training.data.labels import find_image, find_label
 from ..training.data.parts import Part, evaluation_part, measures_all
 from ..training.data.sources import find_source

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .data.images import MAX_PIXELS
+from ..points.images import MAX_PIXELS
 from .options import OptionGroup, option
 
 

@@ -1,7 +1,7 @@
 """A command line whose mistakes are told in one line."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from ..nearest import nearest
@@ -41,14 +41,3 @@ class OneLineParser(argparse.ArgumentParser):
         """Exit with the message alone."""
         message = message.removeprefix("argument ")
         end(f"{self.prog}: error: {message}{'' if message.endswith(('.', '?')) else '.'}", 2)
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """The type of an option that is an integer of at least this."""
-
-    def parsed(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be an integer >= {least}, got {text!r}")
-        return int(text)
-
-    return parsed

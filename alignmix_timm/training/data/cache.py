@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .images import decoded_size
+from ...points.images import decoded_size
 
 MEGABYTE = 10**6
 

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Sampler, default_collate, get_worker_info
 
+from ...points.images import MAX_PIXELS, TooManyPixelsError, read_image
 from ...seeds import Stream, generator, seed_cpu
 from .batches import BatchPlan
 from .cache import ImageCache
 from .erasing import Erasing
-from .images import MAX_PIXELS, read_image
 
 _SEE_WHY = "leave out --skip-corrupt to see why the first cannot."
 
@@ -133,9 +133,10 @@ class Rows(Dataset):
                 return None
             verb = "read" if isinstance(error, OSError) else verb  # by an augmentation that was left to read it
             which = f"of row {name}" if isinstance(name, int) else name
+            larger = ", or if you trust it, raise --max-pixels" if isinstance(error, TooManyPixelsError) else ""
             raise ValueError(
                 f"the image {which} cannot be {verb}: {' '.join(str(error).split())}. Pass --skip-corrupt to go on "
-                "without it."
+                f"without it{larger}."
             ) from error
 
     def _picture(self, value: Any, kept: int | None) -> Image.Image:

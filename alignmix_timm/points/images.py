@@ -28,6 +28,10 @@ _UPRIGHT = {
 _DARK = 16  # of 255: an image without a brighter pixel is black to the eye
 
 
+class TooManyPixelsError(OSError):
+    """An image is larger than any that is decoded."""
+
+
 def read_image(value: Any, mode: str, max_pixels: int = MAX_PIXELS, defer: bool = False) -> Image.Image:
     """Decode the image of an undecoded column, upright, as ``RGB`` or ``L``.
 
@@ -41,8 +45,9 @@ def read_image(value: Any, mode: str, max_pixels: int = MAX_PIXELS, defer: bool 
         defer: Leave a JPEG that needs no change to whoever first uses its pixels, who may ``draft`` a smaller one.
 
     Raises:
-        OSError: there is no image; it cannot be read, or has more pixels; or it holds signed or 32-bit integers, or
-            floats outside [0, 1], which have no agreed white.
+        OSError: there is no image; it cannot be read; or it holds signed or 32-bit integers, or floats outside [0, 1],
+            which have no agreed white.
+        TooManyPixelsError: it has more pixels.
     """
     try:
         with warnings.catch_warnings(), _limited(max_pixels):
@@ -58,9 +63,7 @@ def read_image(value: Any, mode: str, max_pixels: int = MAX_PIXELS, defer: bool 
     except UnidentifiedImageError as error:  # whose message holds the address of a buffer
         raise OSError("cannot identify image file") from error
     except Image.DecompressionBombError as error:
-        raise OSError(
-            f"it has more than {max_pixels} pixels, as a decompression bomb may; if you trust it, raise --max-pixels"
-        ) from error
+        raise TooManyPixelsError(f"it has more than {max_pixels} pixels, as a decompression bomb may") from error
     except (OSError, MemoryError):
         raise
     except Exception as error:  # each of Pillow's decoders raises what it likes for a damaged file
