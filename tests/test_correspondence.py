@@ -357,7 +357,7 @@ def test_the_command_measures_places_by_photos(data: Path, weights: Path, capsys
     out = capsys.readouterr().out
     assert "test_resnet at images of (3, 32, 32), 20 pairs of 12 photos." in out
     header, _, *rows = table(out)
-    assert header[-2:] == ["object on object, aligned", "same position"]
+    assert header[-3:] == ["object on object, aligned", "same position", "difference"]
     net = timm.create_model("test_resnet", num_classes=3).eval()
     net.load_state_dict(safetensors.torch.load_file(weights))
     points = neighbouring_points(net, (3, 32, 32))
@@ -374,12 +374,16 @@ def test_the_command_measures_places_by_photos(data: Path, weights: Path, capsys
     for row, expected in zip(rows[::2], advice, strict=True):
         assert expected.aligned is not None
         assert row[5].startswith(f"{expected.aligned.mean:.2f} [{expected.aligned.low:.2f}, ")
+        assert expected.unaligned is not None
+        assert expected.gain is not None
+        assert expected.gain.mean == pytest.approx(expected.aligned.mean - expected.unaligned.mean)
+        assert expected.gain.low <= expected.gain.mean <= expected.gain.high
     assert "No intervals" not in out
     main([*command, "--places", default])
     assert len(table(capsys.readouterr().out)[0]) == 5
     main([*command[:-1], "4", "--places", default, "--boxes", "boxes"])
     out = capsys.readouterr().out
-    assert [cell.count("[") for cell in table(out)[2][5:]] == [0, 0]
+    assert [cell.count("[") for cell in table(out)[2][5:]] == [0, 0, 0]
     assert out.endswith(
         "No intervals: 8 photos are too few to tell how scores vary between photos, at least 10 are needed.\n"
     )

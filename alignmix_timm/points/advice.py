@@ -44,6 +44,7 @@ class Advice:
         effect: Relative difference of the logits between aligned and unaligned mixing, Sinkhorn converged.
         aligned, unaligned: :func:`correspondence_score` of the assignment, and of the identity, the mean over pairs
             with its interval over photos; None without boxes.
+        gain: Aligned minus unaligned, pair by pair, likewise.
     """
 
     place: Positions
@@ -52,6 +53,7 @@ class Advice:
     effect: float
     aligned: Interval | None
     unaligned: Interval | None
+    gain: Interval | None
 
 
 def measure_photos(net: nn.Module, data: PhotoData, places: Sequence[Positions], count: int, seed: int) -> Measured:
@@ -121,6 +123,9 @@ def _at(
         if mask is not None:
             plans = transport.assignment, identity.expand(len(first), -1, -1)
             scores.append(torch.stack([correspondence_score(plan, mask[first], mask[second]) for plan in plans], 1))
-    aligned, unaligned = bootstrap_dyads(torch.cat(scores).numpy(), pairs.numpy()) if scores else (None, None)
     mean = float(torch.cat(correspondences).mean())
-    return Advice(place, alignment.epsilon, mean, effect, aligned, unaligned)
+    if not scores:
+        return Advice(place, alignment.epsilon, mean, effect, None, None, None)
+    both = torch.cat(scores)
+    three = torch.cat([both, both.diff(dim=1).neg()], 1)
+    return Advice(place, alignment.epsilon, mean, effect, *bootstrap_dyads(three.numpy(), pairs.numpy()))

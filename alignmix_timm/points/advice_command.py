@@ -14,7 +14,7 @@ from ..typed import at_least
 from . import choose_points, neighbouring_points, unannounced
 
 _TABLE = "| place | positions | epsilon | effective correspondences | effect on the logits |"
-_SCORES = " object on object, aligned | same position |"
+_SCORES = " object on object, aligned | same position | difference |"
 _DEFAULTS: dict[str, Any] = {
     **{"weights": None, "places": None, "epsilon": [EPSILON], "boxes": None, "box_format": "xyxy"},
     **{"image_column": None, "split": "train", "pairs": 300, "seed": 0},
@@ -93,7 +93,7 @@ def _print_advice(args: argparse.Namespace) -> None:
         mark = " (default)" if name == default.feature_module else ""
         cells = [f"{name}{mark}", f"{height} x {width}", f"{row.epsilon:g}", f"{row.correspondences:.1f}"]
         cells.append(f"{row.effect:.1g}" if row.effect < 0.01 else f"{row.effect:.2f}")
-        cells += [_interval(score) for score in (row.aligned, row.unaligned) if score is not None]
+        cells += [_interval(score) for score in (row.aligned, row.unaligned, row.gain) if score is not None]
         print(f"| {' | '.join(cells)} |", flush=True)
     if args.boxes and (members := len(pairs.unique())) < FEWEST_MEMBERS:
         print(
