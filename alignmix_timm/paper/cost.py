@@ -32,11 +32,14 @@ ON_GPU, ON_CPU = {"batch_size": 100, "blocks": 5, "steps": 5}, {"batch_size": 8,
 def measure_cost(configs: Path, folder: Path) -> None:
     """Measure ResNet-50 at 224 pixels on this machine, and add the line to the results if it has none of this hardware.
 
+    Another process that measures here is waited for: both would measure less than the machine can.
+
     Args:
         configs: See :func:`.scales.cell`.
         folder: Of the results.
 
-    Another process that measures here is waited for: both would measure less than the machine can.
+    Raises:
+        ValueError: nothing can be written to the folder.
     """
     sizes = ON_CPU if _device().type == "cpu" else ON_GPU
     methods = [key for key in paper_tables()["table1b"].rows if not METHODS[key].missing]
@@ -44,9 +47,9 @@ def measure_cost(configs: Path, folder: Path) -> None:
     run = {"scale": "cost", "config": config, "seed": 0}
     lock, told = folder / "locks" / f"cost-{platform.node()}.lock", False
     while find(read_lines(folder), run) is None:
+        check_writable(folder, ["cost.jsonl"])
         with holding(lock) as mine:
             if mine and find(read_lines(folder), run) is None:
-                check_writable(folder, ["cost.jsonl"])
                 append_line(folder / "cost.jsonl", finished(run, functools.partial(_measure, configs)))
         if not mine:
             if not told:

@@ -127,5 +127,5 @@ def _at(
     if not scores:
         return Advice(place, alignment.epsilon, mean, effect, None, None, None)
     both = torch.cat(scores)
-    three = torch.cat([both, both.diff(dim=1).neg()], 1)
+    three = torch.cat([both, both[:, :1] - both[:, 1:]], 1)
     return Advice(place, alignment.epsilon, mean, effect, *bootstrap_dyads(three.numpy(), pairs.numpy()))

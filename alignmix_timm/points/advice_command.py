@@ -15,10 +15,17 @@ from . import choose_points, neighbouring_points, unannounced
 
 _TABLE = "| place | positions | epsilon | effective correspondences | effect on the logits |"
 _SCORES = " object on object, aligned | same position | difference |"
-_DEFAULTS: dict[str, Any] = {
-    **{"weights": None, "places": None, "epsilon": [EPSILON], "boxes": None, "box_format": "xyxy"},
-    **{"image_column": None, "split": "train", "pairs": 300, "seed": 0},
-}  # of the options that need --images: none is in the namespace that was not given
+_DEFAULTS: dict[str, Any] = {  # of the options that need --images: none is in the namespace that was not given
+    "weights": None,
+    "places": None,
+    "epsilon": [EPSILON],
+    "boxes": None,
+    "box_format": "xyxy",
+    "image_column": None,
+    "split": "train",
+    "pairs": 300,
+    "seed": 0,
+}
 
 
 def add_advice_options(parser: argparse.ArgumentParser) -> None:
